@@ -1,0 +1,228 @@
+"""What a user can set: one frozen dataclass a floor, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from medl_scale.errors import ConfigError
+
+__all__ = [
+    "MODELS",
+    "Adversary",
+    "HvgFlavor",
+    "InputUnits",
+    "Join",
+    "ModelConfig",
+    "PrepareConfig",
+    "Preset",
+    "RunConfig",
+    "StreamConfig",
+    "TrainConfig",
+]
+
+MODELS = ("me", "fe", "re", "fec", "ae", "aec", "pca")
+"""Every model that `fit` knows, the default first."""
+Adversary = Literal["published", "strong"]
+Preset = Literal["auto", "medl", "scmedal"]
+PresetData = Literal["generic", "aml", "asd", "hh"]
+Compile = Literal["auto", "on", "off"]
+
+InputUnits = Literal["counts", "lognorm", "log2p1"]
+HvgFlavor = Literal["seurat", "cell_ranger", "seurat_v3"]
+Join = Literal["inner", "outer"]
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name} must be one of {listed}; got {value!r}.")
+
+
+def check_at_least(name: str, value: float, minimum: float) -> None:
+    """Raise unless `value` >= `minimum`."""
+    if not value >= minimum:
+        raise ConfigError(f"{name} must be at least {minimum}; got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How raw counts become a prepared atlas.
+
+    Defaults are those of the papers' pipeline (cells with fewer than 10 genes and genes in fewer
+    than 3 cells removed, 10,000 counts per cell, log1p, `seurat` genes), but for 3,000 genes.
+    """
+
+    batch_key: str
+    """Column of `obs` with the experimental batch (donor, sample, protocol)."""
+    batch_from_file: bool = False
+    """Make that column: each input is one batch, named after its file."""
+    labels_key: str | None = None
+    """Column of `obs` with cell types, or None."""
+    unlabeled_category: str = "Unknown"
+    """Label of cells whose type is not known."""
+    layer: str | None = None
+    """Layer to read instead of `X`."""
+    n_top_genes: int | None = 3000
+    """Highly variable genes to keep; None keeps all that pass `min_cells`."""
+    min_genes: int = 10
+    """Cells with fewer detected genes are removed."""
+    min_cells: int = 3
+    """Genes detected in fewer cells are removed."""
+    input_units: InputUnits = "counts"
+    """`counts` (non-negative integers), `lognorm` (log1p of normalised) or `log2p1` (log2(x + 1))."""
+    hvg_flavor: HvgFlavor = "seurat"
+    hvg_batch_key: str | None = None
+    """Column of `obs` within whose levels genes are ranked first, or None."""
+    join: Join = "inner"
+    """Genes of several inputs: their intersection (`inner`) or union (`outer`, absent ones are 0)."""
+    target_sum: float = 1e4
+    """Counts per cell after normalisation."""
+    folds: int = 5
+    """Parts of the cross-validation: fold k tests on part k, validates on part k + 1."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("input_units", self.input_units, get_args(InputUnits))
+        check_choice("hvg_flavor", self.hvg_flavor, get_args(HvgFlavor))
+        check_choice("join", self.join, get_args(Join))
+        check_at_least("folds", self.folds, 3)
+        check_at_least("min_genes", self.min_genes, 0)
+        check_at_least("min_cells", self.min_cells, 0)
+        check_at_least("seed", self.seed, 0)
+        if self.n_top_genes is not None:
+            check_at_least("n_top_genes", self.n_top_genes, 1)
+        if self.hvg_flavor == "seurat_v3" and self.input_units != "counts":
+            raise ConfigError(
+                f"hvg_flavor 'seurat_v3' ranks genes by counts; input_units is "
+                f"{self.input_units!r}. Choose 'seurat' or 'cell_ranger'."
+            )
+        if not self.target_sum > 0:
+            raise ConfigError(f"target_sum must be positive; got {self.target_sum!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How rows travel from the store to a training step."""
+
+    minibatch_size: int = 512
+    """Cells of one training step, over all ranks."""
+    run_size: int = 256
+    """Contiguous rows read at once; the prepared store has 256 rows a chunk."""
+    window_size: int = 16_384
+    """Rows held and mixed at a time."""
+    cache_memory: int = 2 * 2**30
+    """Bytes of decoded rows kept in host memory; what does not fit is read again."""
+    prefetch: int = 2
+    """Minibatches made ahead of the step by a background thread; 0 makes them in turn."""
+
+    def __post_init__(self) -> None:
+        check_at_least("minibatch_size", self.minibatch_size, 2)
+        check_at_least("run_size", self.run_size, 1)
+        check_at_least("window_size", self.window_size, self.run_size)
+        check_at_least("cache_memory", self.cache_memory, 0)
+        check_at_least("prefetch", self.prefetch, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a network looks like and how its losses are balanced. None means: by the preset's rule."""
+
+    preset: Preset = "auto"
+    """`auto` is ours; `medl` (2-D) and `scmedal` (50-D) keep the papers' mathematics and weights."""
+    preset_data: PresetData = "generic"
+    """Whose hand-tuned weights a published preset takes: `aml`, `asd`, `hh`, or the code's defaults."""
+    n_latent: int | None = None
+    """Latent dimensions; None: 30 for `me`, 50 for the others, 2 with preset `medl`."""
+    hidden: tuple[int, ...] = (512, 132)
+    """Widths of the encoder's hidden layers; decoders mirror them."""
+    adversary: Adversary = "published"
+    """`strong` mixes batches more and costs cell-type detail."""
+    eta: float = 0.0
+    """Weight of the closed-form linear adversary in FE and FEC; 0 leaves it out."""
+    recon_weight: float | None = None
+    adversary_weight: float | None = None
+    class_weight: float | None = None
+    latent_batch_weight: float | None = None
+    kl_weight: float | None = None
+    """Weight of the random effects' KL; None: consistent with the evidence lower bound."""
+    latent_kl_weight: float = 1e-3
+    """`me`: weight of the latent's KL, in units of loss where the mean predictor has 1."""
+    input_dropout: float = 0.2
+    """`me`: share of genes hidden from the encoder in a step."""
+
+    def __post_init__(self) -> None:
+        check_choice("preset", self.preset, get_args(Preset))
+        check_choice("preset_data", self.preset_data, get_args(PresetData))
+        check_choice("adversary", self.adversary, get_args(Adversary))
+        if self.n_latent is not None:
+            check_at_least("n_latent", self.n_latent, 1)
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"hidden must name at least one width >= 1; got {self.hidden!r}.")
+        for name in ("recon_weight", "adversary_weight", "class_weight", "latent_batch_weight",
+                     "kl_weight", "latent_kl_weight", "eta"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                check_at_least(name, value, 0)
+        if not 0 <= self.input_dropout < 1:
+            raise ConfigError(f"input_dropout must be in [0, 1); got {self.input_dropout!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how fast to train. None means: by the preset's rule."""
+
+    max_epochs: int = 500
+    learning_rate: float | None = None
+    """None: 1e-3, or 1e-4 with a published preset."""
+    early_stopping_patience: int | None = None
+    """Optimiser steps without a better validation loss before the learning rate falls or the fit
+    ends; None: 150, or 30 epochs with a published preset."""
+    compile: Compile = "auto"
+    """Let XLA compile the step (TensorFlow): `auto` does so where it is measured to be faster."""
+    checkpoint_every_s: float = 30.0
+    """Seconds between checkpoints."""
+    threads: int | None = None
+    """CPU threads of one fit; None: all cores divided by the workers."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("compile", self.compile, get_args(Compile))
+        check_at_least("max_epochs", self.max_epochs, 1)
+        check_at_least("checkpoint_every_s", self.checkpoint_every_s, 0)
+        check_at_least("seed", self.seed, 0)
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be positive; got {self.learning_rate!r}.")
+        if self.early_stopping_patience is not None:
+            check_at_least("early_stopping_patience", self.early_stopping_patience, 1)
+        if self.threads is not None:
+            check_at_least("threads", self.threads, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that `fit` needs besides the atlas."""
+
+    models: tuple[str, ...] = ("me", "fe", "re")
+    folds: tuple[int, ...] = (0,)
+    """Folds to fit; the latents of the first one go into the atlas."""
+    fe_rep: str | None = None
+    """Key of `obsm` that replaces the encoder of `me`; only its decoder is trained."""
+    workers: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ConfigError(f"models names no model. Choose from {', '.join(MODELS)}.")
+        for name in self.models:
+            check_choice("models", name, MODELS)
+        if len(set(self.models)) < len(self.models):
+            raise ConfigError(f"models names one twice: {', '.join(self.models)}.")
+        if not self.folds or min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
+            raise ConfigError(f"folds must be different numbers >= 0; got {self.folds!r}.")
+        if self.fe_rep is not None and "me" not in self.models:
+            raise ConfigError("fe_rep freezes the encoder of 'me', which is not among the models.")
+        check_at_least("workers", self.workers, 1)

@@ -1,0 +1,263 @@
+"""Latents on disk: written by row index whatever the order of arrival, whole or not at all.
+
+Rows are gathered in a scratch file beside the store, counted, turned into a Zarr array, and only
+then put in place, in one step. Provenance travels in the attributes of the array, so a latent and
+its provenance cannot part; `uns["medl_scale_latents"]` of an atlas is a copy of them for readers of
+AnnData, and is made anew at every write.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from medl_scale.errors import AtlasError, DataError, LatentsIncompleteError, StoreError
+from medl_scale.store.atomic import replace_directory
+from medl_scale.store.gather import gather
+from medl_scale.store.hierarchy import (
+    drop_consolidated_metadata,
+    ensure_group,
+    folders_to_store,
+    scratch_beside,
+)
+from medl_scale.store.seal import broken_files
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from medl_scale.store.gather import Rows
+
+    type FloatArray = NDArray[np.float32]
+
+__all__ = [
+    "read_latent",
+    "read_latent_array",
+    "read_latent_provenance",
+    "write_latent",
+    "write_latent_array",
+]
+
+_PROVENANCE = "medl_scale"
+_UNS_KEY = "medl_scale_latents"
+
+
+def write_latent(
+    path: str | os.PathLike[str],
+    key: str,
+    blocks: Iterable[tuple[Rows, FloatArray]],
+    *,
+    n_latent: int,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a latent of every cell into `obsm[key]` of an atlas.
+
+    Parameters
+    ----------
+    path
+        An AnnData Zarr v3 store.
+    key
+        Name in `obsm`, such as `X_medl_fe`. An existing latent of this name is replaced; after a
+        crash the old or the new one is there.
+    blocks
+        Pairs of rows, (m,) int or a slice, and values, (m, n_latent) float32, in any order; every
+        row exactly once.
+    n_latent
+        Width of the latent.
+    provenance
+        Where the latent comes from: strings, numbers, lists and mappings of these.
+
+    Raises
+    ------
+    AtlasError
+        If `path` is not an AnnData Zarr v3 store.
+    DataError
+        If a block has rows that do not exist or came before, another shape than its rows ask for,
+        or values that are not finite.
+    LatentsIncompleteError
+        If rows are missing after the last block.
+    StoreError
+        If writing fails, for instance because the disk is full.
+    """
+    store = Path(path).resolve()
+    n_obs = _count_cells(store)
+    if not key or key.startswith(".") or "/" in key:
+        raise DataError(f"An obsm key is a plain name such as 'X_medl_fe'; got {key!r}. Rename it.")
+    with scratch_beside(store) as scratch:
+        array = gather(
+            scratch,
+            blocks,
+            shape=(n_obs, n_latent),
+            attributes=_attributes(provenance),
+            name=f"obsm[{key!r}] of {store}",
+        )
+        # Its consolidated metadata would go on describing the old array.
+        drop_consolidated_metadata(store)
+        ensure_group(store / "obsm", scratch)
+        replace_directory(array, store / "obsm" / key)
+        _copy_provenance_to_uns(store, scratch)
+
+
+def write_latent_array(
+    path: str | os.PathLike[str],
+    blocks: Iterable[tuple[Rows, FloatArray]],
+    *,
+    n_obs: int,
+    n_latent: int,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a latent of every cell as a Zarr array of its own.
+
+    Parameters
+    ----------
+    path
+        The array, such as `latents.zarr/fe/fold_0` in a run; the folders above it, up to one whose
+        name ends in `.zarr`, become groups.
+    n_obs
+        Number of cells.
+    blocks, n_latent, provenance
+        As in `write_latent`, and so are the errors.
+    """
+    target = Path(path).resolve()
+    folders = folders_to_store(target)
+    store = folders[0] if folders else target
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_beside(store) as scratch:
+        array = gather(
+            scratch,
+            blocks,
+            shape=(n_obs, n_latent),
+            attributes=_attributes(provenance),
+            name=str(target),
+        )
+        for folder in folders:
+            ensure_group(folder, scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_directory(array, target)
+
+
+def read_latent(path: str | os.PathLike[str], key: str) -> FloatArray:
+    """Return `obsm[key]` of an atlas, (n_obs, n_latent) float32.
+
+    Raises
+    ------
+    LatentsIncompleteError
+        If the atlas has no such latent.
+    StoreError
+        If files of it are missing or too short.
+    """
+    return read_latent_array(Path(path) / "obsm" / key)
+
+
+def read_latent_array(path: str | os.PathLike[str]) -> FloatArray:
+    """Return a latent written by `write_latent_array`, (n_obs, n_latent) float32.
+
+    Raises
+    ------
+    LatentsIncompleteError
+        If there is none at `path`.
+    StoreError
+        If files of it are missing or too short.
+    """
+    array = _open_array(Path(path))
+    broken = broken_files(Path(path))
+    if broken:
+        raise StoreError(
+            f"The latent {path} is truncated: {len(broken):,} of its files are missing or too "
+            f"short, such as {broken[0]}. Copy it again, or encode the cells again."
+        )
+    return np.asarray(array[:], dtype=np.float32)
+
+
+def read_latent_provenance(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
+    """Return the provenance of `obsm[key]` of an atlas, or of the array at `path`.
+
+    Raises
+    ------
+    LatentsIncompleteError
+        If there is no such latent.
+    """
+    target = Path(path) if key is None else Path(path) / "obsm" / key
+    provenance: Any = _open_array(target).attrs.get(_PROVENANCE, {})
+    return dict(provenance)
+
+
+def _count_cells(store: Path) -> int:
+    """Return the number of cells of an AnnData Zarr v3 store."""
+    try:
+        # Consolidated metadata could be stale; groups on local disks are read quickly.
+        root = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
+        obs: Any = root["obs"]
+        index: Any = obs[obs.attrs["_index"]]
+        # pandas' own strings are stored as values and a mask.
+        index = index["values"] if isinstance(index, zarr.Group) else index
+        return int(index.shape[0])
+    except (FileNotFoundError, KeyError) as error:
+        raise AtlasError(
+            f"Latents go into an AnnData Zarr v3 store; {store} is none ({error}). "
+            "Give the path of a prepared atlas."
+        ) from error
+
+
+def _open_array(path: Path) -> zarr.Array[Any]:
+    """Open a latent for reading."""
+    try:
+        return zarr.open_array(path, mode="r", zarr_format=3)
+    except FileNotFoundError as error:
+        found = sorted(entry.parent.name for entry in path.parent.glob("*/zarr.json"))
+        raise LatentsIncompleteError(
+            f"There is no latent {path.name!r} in {path.parent}; found: "
+            f"{', '.join(map(repr, found)) or 'none'}. Fit the model first, or choose one of these."
+        ) from error
+
+
+def _copy_provenance_to_uns(store: Path, scratch: Path) -> None:
+    """Rebuild `uns["medl_scale_latents"]` from the attributes of all latents in `obsm`."""
+    from anndata.io import write_elem
+
+    provenance = {}
+    for metadata in sorted((store / "obsm").glob("*/zarr.json")):
+        attributes = json.loads(metadata.read_text())["attributes"]
+        if _PROVENANCE in attributes:
+            provenance[metadata.parent.name] = _readable(attributes[_PROVENANCE])
+    group = zarr.create_group(scratch / "uns", zarr_format=3)
+    write_elem(group, _UNS_KEY, provenance)
+    ensure_group(store / "uns", scratch)
+    replace_directory(scratch / "uns" / _UNS_KEY, store / "uns" / _UNS_KEY)
+
+
+def _attributes(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a latent's array."""
+    return {
+        "encoding-type": "array",
+        "encoding-version": "0.2.0",
+        _PROVENANCE: _plain(provenance),
+    }
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    """Return `value` as JSON would read it back; paths, dates and the like become strings."""
+
+    def simplify(item: Any) -> Any:
+        return item.tolist() if isinstance(item, np.ndarray | np.generic) else str(item)
+
+    return json.loads(json.dumps(dict(value), default=simplify))
+
+
+def _readable(value: Any) -> Any:
+    """Return `value` with lists that anndata cannot write as JSON text."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        if value and all(isinstance(item, str) for item in value):
+            return np.array(value, dtype=object)
+        if value and all(type(item) in {int, float} for item in value):
+            return np.array(value)
+        return json.dumps(value)
+    return value

@@ -1,0 +1,140 @@
+"""What a training step is given: minibatches in the order of a plan, or blocks in row order."""
+
+from __future__ import annotations
+
+from itertools import accumulate, batched, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from medl_scale.stream.buffers import Buffers
+from medl_scale.stream.densify import densify
+from medl_scale.stream.prefetch import Prefetched
+from medl_scale.stream.runs import row_numbers, sequential_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from numpy.typing import NDArray
+
+    from medl_scale.store.atlas import Columns
+    from medl_scale.stream.contract import CsrRows, Source
+    from medl_scale.stream.densify import Transform
+    from medl_scale.stream.plan import EpochPlan
+
+__all__ = ["READ_ROWS", "Minibatch", "blocks", "stream"]
+
+READ_ROWS = 8192
+"""Rows read at once where their order is that of the store."""
+
+
+class Minibatch(NamedTuple):
+    """Cells of one step."""
+
+    x: NDArray[np.float32]
+    """(m, n_vars), log-normalised and scaled."""
+    batch_codes: NDArray[np.int32]
+    """(m,)."""
+    label_codes: NDArray[np.int32]
+    """(m,); -1 where unlabelled."""
+    rows: NDArray[np.int64]
+    """(m,), rows of the atlas."""
+
+
+def stream(
+    source: Source,
+    columns: Columns,
+    plan: EpochPlan,
+    transform: Transform,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    prefetch: int = 2,
+) -> Prefetched[Minibatch]:
+    """Iterate over a rank's share of the minibatches of one epoch.
+
+    Parameters
+    ----------
+    source
+        Where rows are read.
+    columns
+        Codes and size factors of all rows.
+    plan
+        The order of the rows.
+    transform
+        What is done to the values.
+    rank, world_size
+        Number of the process, and how many share each minibatch.
+    start
+        The minibatch to start at, from 0.
+    prefetch
+        Minibatches made ahead by a thread; 0 makes each when it is asked for.
+
+    Returns
+    -------
+    An iterator and context manager; `wait_s` tells how long the consumer waited. The minibatches
+    are the same, bit by bit, for any `prefetch`, any cache, and on disk as in memory. None is
+    written to while anything refers to it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such minibatch or rank.
+    DataError
+        While iterating, if a value is not a finite number.
+    StoreError
+        While iterating, if the store is damaged.
+    """
+    loads = plan.loads(rank, world_size, start=start)
+
+    def make() -> Generator[Minibatch]:
+        buffers = Buffers(plan.longest, source.n_vars)
+        for load in loads:
+            stored, rows = source.fetch(load.runs), row_numbers(load.runs)
+            for positions in load.positions:
+                yield _minibatch(stored, positions, rows[positions], columns, transform, buffers)
+
+    return Prefetched(make(), prefetch)
+
+
+def blocks(
+    source: Source,
+    columns: Columns,
+    slices: Sequence[slice],
+    transform: Transform,
+    block_rows: int,
+    *,
+    prefetch: int = 1,
+) -> Prefetched[Minibatch]:
+    """Iterate over the rows of `slices` in order, `block_rows` at a time; the last may be shorter.
+
+    Parameters, Returns and Raises are those of `stream`.
+    """
+    runs = sequential_runs(slices, block_rows)
+
+    def make() -> Generator[Minibatch]:
+        buffers = Buffers(block_rows, source.n_vars)
+        for together in batched(runs, max(1, READ_ROWS // block_rows)):
+            wanted = [rows for block in together for rows in block]
+            stored, rows = source.fetch(wanted), row_numbers(wanted)
+            lengths = (sum(part.stop - part.start for part in block) for block in together)
+            for begin, end in pairwise(accumulate(lengths, initial=0)):
+                positions = np.arange(begin, end)
+                yield _minibatch(stored, positions, rows[begin:end], columns, transform, buffers)
+
+    return Prefetched(make(), prefetch)
+
+
+def _minibatch(
+    stored: CsrRows,
+    positions: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    columns: Columns,
+    transform: Transform,
+    buffers: Buffers,
+) -> Minibatch:
+    """Make one minibatch of rows that were read."""
+    x = buffers.take(rows.size)
+    densify(stored, positions, rows, columns.size_factors, transform, x)
+    return Minibatch(x, columns.batch_codes[rows], columns.label_codes[rows], rows)

@@ -1,0 +1,123 @@
+"""What the training loop asks of a backend: one step, one evaluation, one encoding, its state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from medl_scale.models.network import InitialValues, Network
+    from medl_scale.models.variational import EffectTable
+    from medl_scale.train.effects import NoiseTable
+
+__all__ = ["EffectOptions", "Engine", "Feeds", "backend_name", "build_engine"]
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """One minibatch or block on the host, with the random numbers its step consumes."""
+
+    x: NDArray[np.float32]
+    """(m, n_vars)."""
+    batch_codes: NDArray[np.int32]
+    """(m,)."""
+    label_codes: NDArray[np.int32]
+    """(m,)."""
+    latent_noise: NDArray[np.float32] | None = None
+    """(m, n_latent)."""
+    keep_mask: NDArray[np.uint8] | None = None
+    """(m, n_vars)."""
+    frozen_latent: NDArray[np.float32] | None = None
+    """(m, n_latent)."""
+    ramp: float = 1.0
+
+
+@dataclass(frozen=True)
+class EffectOptions:
+    """How random effects are drawn and updated (see `effects.HostEffects`)."""
+
+    tables: Mapping[str, EffectTable]
+    kl_weights: Mapping[str, float]
+    presence: NDArray[np.float64] | None
+    one_draw_kl: bool
+    noise: NoiseTable
+
+
+class Engine(ABC):
+    """One network with its optimisers on one backend.
+
+    All weights are float32. Adam has betas 0.9 and 0.999 and epsilon 1e-7, as published.
+    """
+
+    @abstractmethod
+    def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
+        """Update all weights once; return (n_terms,) loss terms, possibly still on the device."""
+
+    @abstractmethod
+    def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
+        """Return (n_terms,) loss terms with moving statistics and posterior means."""
+
+    @abstractmethod
+    def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return (m, n_latent) latents. A batch code of -1 takes the prior mean of the effects."""
+
+    @abstractmethod
+    def effect_tables(self) -> dict[str, EffectTable]:
+        """Return the posterior of the random effects, on the host."""
+
+    @abstractmethod
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of everything that training changes, by name."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` returned."""
+
+
+def backend_name() -> str:
+    """Return the Keras backend in use: `tensorflow` or `jax`."""
+    import keras
+
+    return str(keras.backend.backend())
+
+
+def build_engine(
+    network: Network,
+    initial: InitialValues,
+    effects: EffectOptions | None,
+    *,
+    n_threads: int,
+    compiled: bool,
+) -> Engine:
+    """Return the engine of the Keras backend in use.
+
+    Parameters
+    ----------
+    compiled
+        Let XLA compile the TensorFlow step; JAX always does.
+
+    Raises
+    ------
+    ConfigError
+        If the backend is neither TensorFlow nor JAX.
+    """
+    name = backend_name()
+    if name == "tensorflow":
+        from medl_scale.train.engine_tensorflow import TensorFlowEngine
+
+        return TensorFlowEngine(network, initial, effects, n_threads=n_threads, compiled=compiled)
+    if name == "jax":
+        from medl_scale.train.engine_jax import JaxEngine
+
+        return JaxEngine(network, initial, effects)
+    from medl_scale.errors import ConfigError
+
+    raise ConfigError(
+        f"KERAS_BACKEND must be 'tensorflow' or 'jax'; got {name!r}. Set it before Python starts."
+    )

@@ -1,0 +1,256 @@
+"""The TensorFlow engine: gradient tapes inside one `tf.function`, fused Adam kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medl_scale.models.network import Inputs
+from medl_scale.models.variational import gather_effects
+from medl_scale.train.effects import ADAM_BETAS, ADAM_EPSILON, HostEffects
+from medl_scale.train.engine import EffectOptions, Engine, Feeds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from medl_scale.models.network import InitialValues, Network
+    from medl_scale.models.variational import EffectTable
+
+    Tensor = Any
+
+__all__ = ["TensorFlowEngine"]
+
+
+class TensorFlowEngine(Engine):
+    """See `Engine`.
+
+    The random effects stay in host memory (`HostEffects`); the graph receives the scale and shift
+    of every cell and returns the gradient with respect to them.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        initial: InitialValues,
+        effects: EffectOptions | None,
+        *,
+        n_threads: int,
+        compiled: bool,
+    ) -> None:
+        import tensorflow as tf
+
+        self.network = network
+        self.model = _variables(initial.model)
+        self.adversary = _variables(initial.adversary)
+        self.statistics = _variables(initial.statistics, trainable=False)
+        self._moments = {
+            name: (tf.Variable(tf.zeros_like(value)), tf.Variable(tf.zeros_like(value)))
+            for name, value in (self.model | self.adversary).items()
+        }
+        self.n_steps = 0
+        self.effects = (
+            HostEffects(
+                effects.tables,
+                kl_weights=effects.kl_weights,
+                presence=effects.presence,
+                one_draw_kl=effects.one_draw_kl,
+                noise=effects.noise,
+                n_threads=n_threads,
+            )
+            if effects is not None
+            else None
+        )
+        self._step = tf.function(self._step_graph, reduce_retracing=True, jit_compile=compiled)
+        self._evaluate = tf.function(self._evaluate_graph, reduce_retracing=True)
+        self._encode = tf.function(self._encode_graph, reduce_retracing=True)
+
+    def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
+        import tensorflow as tf
+
+        self.n_steps += 1
+        draw = self.effects.draw(feeds.batch_codes, self.n_steps) if self.effects else None
+        cells = draw.cells if draw else {}
+        terms, gradients = self._step(
+            _inputs(feeds, {layer: _tensors(pair) for layer, pair in cells.items()}),
+            tf.constant(learning_rate, tf.float32),
+            tf.constant(float(self.n_steps), tf.float32),
+        )
+        if self.effects is not None and draw is not None:
+            host = {layer: (pair[0].numpy(), pair[1].numpy()) for layer, pair in gradients.items()}
+            self.effects.update(
+                draw, host, learning_rate=learning_rate, n_updates=self.n_steps
+            )
+        return terms
+
+    def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
+        tables = self._mean_tables(tuple(self.network.effect_widths))
+        terms: NDArray[np.float32] = self._evaluate(_inputs(feeds, {}), tables).numpy()
+        return terms
+
+    def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        import tensorflow as tf
+
+        tables = self._mean_tables(self.network.encoder_effects)
+        latent = self._encode(tf.constant(x), tf.constant(batch_codes), tables)
+        return np.asarray(latent)
+
+    def effect_tables(self) -> dict[str, EffectTable]:
+        return self.effects.tables() if self.effects else {}
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        state = {f"model/{name}": v.numpy() for name, v in self.model.items()}
+        state |= {f"adversary/{name}": v.numpy() for name, v in self.adversary.items()}
+        state |= {f"statistics/{name}": v.numpy() for name, v in self.statistics.items()}
+        for name, (m, v) in self._moments.items():
+            state[f"adam/{name}/m"], state[f"adam/{name}/v"] = m.numpy(), v.numpy()
+        if self.effects is not None:
+            state |= {f"effects/{name}": v.copy() for name, v in self.effects.state().items()}
+        state["n_steps"] = np.asarray(self.n_steps)
+        return state
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        for group in ("model", "adversary", "statistics"):
+            for name, variable in getattr(self, group).items():
+                variable.assign(state[f"{group}/{name}"])
+        for name, (m, v) in self._moments.items():
+            m.assign(state[f"adam/{name}/m"])
+            v.assign(state[f"adam/{name}/v"])
+        if self.effects is not None:
+            prefix = "effects/"
+            self.effects.load_state(
+                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            )
+        self.n_steps = int(state["n_steps"])
+
+    def _step_graph(self, inputs: Inputs, rate: Tensor, step: Tensor) -> tuple[Tensor, Any]:
+        """Build one update: adversary on detached activations, then everything else against it."""
+        import tensorflow as tf
+
+        network = self.network
+        names = list(self.model)
+        watched = [tensor for pair in inputs.effects.values() for tensor in pair]
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            values = {**self.model, **self.statistics}
+            activations, encoder_updates = network.activations(values, inputs, training=True)
+            detached = {name: tf.stop_gradient(value) for name, value in activations.items()}
+            for i in range(network.n_adversary_updates):
+                update = step * network.n_adversary_updates - (network.n_adversary_updates - 1 - i)
+                self._update_adversary(detached, inputs, rate, update)
+            terms, updates = network.objective(
+                values, self.adversary, activations, inputs, training=True
+            )
+        gradients = tape.gradient(
+            terms["total"],
+            [self.model[name] for name in names] + watched,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        own = gradients[: len(names)]
+        if network.max_gradient_norm is not None:
+            own, _ = tf.clip_by_global_norm(own, network.max_gradient_norm)
+        for name, gradient in zip(names, own, strict=True):
+            self._adam(name, self.model[name], gradient, rate, step)
+        for name, value in (encoder_updates | updates).items():
+            self.statistics[name].assign(value)
+        pairs = iter(gradients[len(names) :])
+        effect_gradients = {layer: (next(pairs), next(pairs)) for layer in inputs.effects}
+        return tf.stack([terms[name] for name in network.reported]), effect_gradients
+
+    def _update_adversary(
+        self, detached: Mapping[str, Tensor], inputs: Inputs, rate: Tensor, update: Tensor
+    ) -> None:
+        """Move the adversary once on activations that carry no gradient."""
+        import tensorflow as tf
+
+        names = list(self.adversary)
+        with tf.GradientTape() as tape:
+            loss = self.network.adversary_loss(self.adversary, detached, inputs)
+        gradients = tape.gradient(loss, [self.adversary[name] for name in names])
+        for name, gradient in zip(names, gradients, strict=True):
+            self._adam(name, self.adversary[name], gradient, rate, update)
+
+    def _adam(
+        self, name: str, variable: Tensor, gradient: Tensor, rate: Tensor, update: Tensor
+    ) -> None:
+        """Apply Adam through TensorFlow's fused kernel, which touches memory once."""
+        import tensorflow as tf
+
+        beta1, beta2 = ADAM_BETAS
+        m, v = self._moments[name]
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=tf.pow(beta1, update),
+            beta2_power=tf.pow(beta2, update),
+            lr=rate,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=ADAM_EPSILON,
+            grad=gradient,
+        )
+
+    def _evaluate_graph(self, inputs: Inputs, tables: Mapping[str, Tensor]) -> Tensor:
+        """Build the loss terms of a block with moving statistics and posterior means."""
+        import tensorflow as tf
+
+        inputs = inputs._replace(effects=gather_effects(tables, inputs.batch_codes))
+        values = {**self.model, **self.statistics}
+        activations, _ = self.network.activations(values, inputs, training=False)
+        terms, _ = self.network.objective(
+            values, self.adversary, activations, inputs, training=False
+        )
+        return tf.stack([terms[name] for name in self.network.reported])
+
+    def _encode_graph(self, x: Tensor, codes: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+        """Build the latents of a block."""
+        values = {**self.model, **self.statistics}
+        return self.network.encode(values, x, gather_effects(tables, codes))
+
+    def _mean_tables(self, layers: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return posterior means with one more row, zeros, which code -1 wraps round to."""
+        import tensorflow as tf
+
+        if self.effects is None:
+            return {}
+        pad = ((0, 0), (0, 1), (0, 0))
+        return {layer: tf.constant(np.pad(self.effects.loc[layer], pad)) for layer in layers}
+
+
+def _variables(values: Mapping[str, NDArray[Any]], *, trainable: bool = True) -> dict[str, Tensor]:
+    """Return TensorFlow variables with these first values."""
+    import tensorflow as tf
+
+    return {
+        name: tf.Variable(value, trainable=trainable, name=name.replace("/", "_"))
+        for name, value in values.items()
+    }
+
+
+def _tensors(pair: tuple[NDArray[Any], NDArray[Any]]) -> tuple[Tensor, Tensor]:
+    """Return both arrays as tensors."""
+    import tensorflow as tf
+
+    return tf.constant(pair[0]), tf.constant(pair[1])
+
+
+def _inputs(feeds: Feeds, effects: Mapping[str, tuple[Tensor, Tensor]]) -> Inputs:
+    """Return feeds as tensors."""
+    import tensorflow as tf
+
+    def tensor(value: Any) -> Tensor:
+        return None if value is None else tf.constant(value)
+
+    return Inputs(
+        x=tf.constant(feeds.x),
+        batch_codes=tf.constant(feeds.batch_codes),
+        label_codes=tf.constant(feeds.label_codes),
+        effects=dict(effects),
+        latent_noise=tensor(feeds.latent_noise),
+        keep_mask=tensor(feeds.keep_mask),
+        frozen_latent=tensor(feeds.frozen_latent),
+        ramp=tf.constant(feeds.ramp, tf.float32),
+    )
