@@ -7,15 +7,29 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TextIO
 
     from rich.console import Console
 
-__all__ = ["BarProgress", "JsonProgress", "Progress", "SilentProgress"]
+__all__ = ["BarProgress", "FitLine", "JsonProgress", "Progress", "SilentProgress"]
+
+
+@dataclass(frozen=True)
+class FitLine:
+    """One fit among those that run, as users see it."""
+
+    name: str
+    state: str
+    epoch: int = 0
+    max_epochs: int = 0
+    share_of_epoch: float = 0.0
+    cells_per_s: float = 0.0
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 class Progress(ABC):
@@ -31,28 +45,57 @@ class Progress(ABC):
     def note(self, message: str, **fields: Any) -> None:
         """Tell the user something worth a line; `fields` are its machine-readable form."""
 
+    @abstractmethod
+    def fits(self) -> AbstractContextManager[Callable[[Sequence[FitLine]], None]]:
+        """Open the display of running fits; the value of the context shows their present state."""
+
+    @abstractmethod
+    def epoch(self, name: str, row: Mapping[str, Any]) -> None:
+        """Tell that a fit has ended an epoch, with its history row."""
+
 
 class SilentProgress(Progress):
     """Shows nothing."""
 
+    @override
     @contextmanager
     def step(
         self, name: str, total: int | None, unit: str = "cells"
     ) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
 
+    @override
     def note(self, message: str, **fields: Any) -> None:
+        pass
+
+    @override
+    @contextmanager
+    def fits(self) -> Iterator[Callable[[Sequence[FitLine]], None]]:
+        yield lambda _: None
+
+    @override
+    def epoch(self, name: str, row: Mapping[str, Any]) -> None:
         pass
 
 
 class BarProgress(Progress):
-    """Bars on standard error with units per second and time left."""
+    """Bars on standard error with units per second and time left.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Parameters
+    ----------
+    console
+        Where to; standard error by default.
+    verbose
+        Also print a line an epoch with its loss terms.
+    """
+
+    def __init__(self, console: Console | None = None, *, verbose: bool = False) -> None:
         from rich.console import Console
 
         self.console = console or Console(stderr=True)
+        self.verbose = verbose
 
+    @override
     @contextmanager
     def step(
         self, name: str, total: int | None, unit: str = "cells"
@@ -89,8 +132,42 @@ class BarProgress(Progress):
 
             yield advance
 
+    @override
     def note(self, message: str, **fields: Any) -> None:
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    @override
+    @contextmanager
+    def fits(self) -> Iterator[Callable[[Sequence[FitLine]], None]]:
+        from rich.live import Live
+        from rich.table import Table
+
+        def table(lines: Sequence[FitLine]) -> Table:
+            shown = Table(box=None, pad_edge=False)
+            for title in ("fit", "state", "epoch", "cells/s", "validation loss"):
+                shown.add_column(title, justify="left" if title in {"fit", "state"} else "right")
+            for line in lines:
+                epoch = f"{line.epoch + line.share_of_epoch:.1f}" if line.epoch else ""
+                speed = f"{line.cells_per_s:,.0f}" if line.cells_per_s else ""
+                loss = line.losses.get("val_total")
+                shown.add_row(
+                    line.name, line.state, epoch, speed, "" if loss is None else f"{loss:.5g}"
+                )
+            return shown
+
+        with Live(table([]), console=self.console, refresh_per_second=2, transient=True) as live:
+            yield lambda lines: live.update(table(lines))
+
+    @override
+    def epoch(self, name: str, row: Mapping[str, Any]) -> None:
+        if not self.verbose:
+            return
+        terms = "  ".join(
+            f"{key} {value:.5g}"
+            for key, value in row.items()
+            if key.startswith(("train_", "val_")) and key != "train_s"
+        )
+        self.note(f"{name} epoch {row['epoch']}  {terms}  {row['cells_per_s']:,.0f} cells/s")
 
 
 class JsonProgress(Progress):
@@ -106,6 +183,7 @@ class JsonProgress(Progress):
         self.stream.write(json.dumps(record, default=str) + "\n")
         self.stream.flush()
 
+    @override
     @contextmanager
     def step(
         self, name: str, total: int | None, unit: str = "cells"
@@ -126,5 +204,23 @@ class JsonProgress(Progress):
         seconds = time.perf_counter() - started
         self.write("step_end", step=name, done=done, unit=unit, seconds=round(seconds, 3))
 
+    @override
     def note(self, message: str, **fields: Any) -> None:
         self.write("note", message=message, **fields)
+
+    @override
+    @contextmanager
+    def fits(self) -> Iterator[Callable[[Sequence[FitLine]], None]]:
+        states: dict[str, str] = {}
+
+        def show(lines: Sequence[FitLine]) -> None:
+            for line in lines:
+                if states.get(line.name) != line.state:
+                    states[line.name] = line.state
+                    self.write("fit_state", fit=line.name, state=line.state)
+
+        yield show
+
+    @override
+    def epoch(self, name: str, row: Mapping[str, Any]) -> None:
+        self.write("epoch", fit=name, **row)

@@ -7,21 +7,23 @@ and nothing else; this module owns how processes on this machine are started and
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from medl_scale.config import check_at_least
+from medl_scale.distribute.interrupts import interrupts_deferred
 from medl_scale.distribute.schedule import run_on_client
 from medl_scale.distribute.tasks import OnUpdate, Outcome, State, Task, attempt
-from medl_scale.errors import ConfigError
+from medl_scale.errors import ConfigError, FitFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 __all__ = ["run_tasks"]
 
@@ -78,7 +80,9 @@ def run_tasks(
     Raises
     ------
     ConfigError
-        If `n_workers` is below 1 or names repeat.
+        If `n_workers` is below 1, names repeat, or a script starts workers when it is imported.
+    FitFailedError
+        If no worker can be started.
     KeyboardInterrupt
         As it comes; the workers are ended first.
     """
@@ -94,6 +98,11 @@ def run_tasks(
     if n_workers == 1:
         outcomes = _run_here(function, ordered, on_update)
     else:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ConfigError(
+                "Workers import the script that starts them, and this one starts workers when it is "
+                "imported. Put its calls under `if __name__ == '__main__':`."
+            )
         n_threads = threads_per_worker or max(1, _count_cores() // n_workers)
         with _local_client(n_workers, n_threads, memory_limit) as client:
             outcomes = run_on_client(
@@ -157,7 +166,7 @@ def _local_client(
 ) -> Iterator[Client]:
     """Yield a client of a new local cluster; no process of it is left when the block ends."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     threads = dict.fromkeys(_THREAD_VARIABLES, n_threads)
     settings = {
@@ -176,24 +185,35 @@ def _local_client(
     with dask.config.set(settings), _environment_kept(), warnings.catch_warnings():
         # On a busy disk; nothing a user could act on.
         warnings.filterwarnings("ignore", "Creating scratch directories is taking")
-        # Workers are added after the constructor, so that an interruption finds the cluster here.
-        cluster = LocalCluster(
-            n_workers=0,
+        with ExitStack() as stack:
+            with interrupts_deferred():
+                cluster = _start_cluster(n_workers, _bytes_limit(memory_limit, n_workers))
+                stack.callback(cluster.close)
+                client = stack.enter_context(Client(cluster, set_as_default=False))
+                stack.callback(cluster.sync, _end_workers, cluster)
+            yield client
+
+
+def _start_cluster(n_workers: int, memory_limit: str | float | None) -> LocalCluster:
+    """Start a local cluster of single-threaded workers, without a dashboard."""
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(
+            n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
-            memory_limit=_bytes_limit(memory_limit, n_workers),
+            # Any free port; the default one may be taken.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=memory_limit,
             silence_logs=logging.CRITICAL,
         )
-        try:
-            cluster.scale(n_workers)
-            with Client(cluster, set_as_default=False) as client:
-                try:
-                    yield client
-                finally:
-                    cluster.sync(_end_workers, cluster)
-        finally:
-            cluster.close()
+    except RuntimeError as error:
+        raise FitFailedError(
+            f"{n_workers} worker processes could not be started: {error} What they printed is "
+            "above. Run with one worker to do without them."
+        ) from error
 
 
 async def _end_workers(cluster: Any) -> None:
@@ -219,7 +239,7 @@ def _environment_kept() -> Iterator[None]:
 
 
 def _bytes_limit(memory_limit: str | float | None, n_workers: int) -> str | float | None:
-    """Return the limit of one worker; Dask's own "auto" does not know how many will come."""
+    """Return the limit of one worker; Dask divides "auto" by the cores, not by the workers."""
     from distributed.system import MEMORY_LIMIT
 
     return MEMORY_LIMIT / n_workers if memory_limit == "auto" else memory_limit

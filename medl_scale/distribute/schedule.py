@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,6 @@ def run_on_client(
         Seconds between two calls of `on_update`.
     """
     run = _Run(client, function, tasks, n_workers)
-    client.register_plugin(_quiet_interrupts())
     while run.waiting or run.running:
         run.start_tasks()
         run.take_finished(every_s)
@@ -145,15 +143,3 @@ class _Run:
 def _addresses(dask_scheduler: Any) -> list[str]:
     """Return the addresses of all workers; runs in the scheduler."""
     return [worker.address for worker in dask_scheduler.workers.values()]
-
-
-def _quiet_interrupts() -> Any:
-    """Return a plugin by which workers leave Ctrl-C, which a terminal sends to all, to the parent."""
-    from distributed import WorkerPlugin
-
-    class QuietInterrupts(WorkerPlugin):  # type: ignore[misc]
-        def setup(self, worker: Any) -> None:
-            # A handler, unlike SIG_IGN, is not inherited by programs that tasks start.
-            signal.signal(signal.SIGINT, lambda *_: None)
-
-    return QuietInterrupts()

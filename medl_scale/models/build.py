@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medl_scale.models.fixed_effects import FixedEffects, FixedEffectsSpec
-from medl_scale.models.loss_weights import MINIMUM_SHARE, loss_weights, reconstruction_share
+from medl_scale.models.loss_weights import loss_weights
 from medl_scale.models.mixed_effects import MixedEffects, MixedEffectsSpec
 from medl_scale.models.random_effects import RandomEffects, RandomEffectsSpec
 from medl_scale.models.variational import initial_table
@@ -99,16 +98,6 @@ def build_network(
         )
         return RandomEffects(re_spec, mean=summary.mean, sd=_floored(summary.sd))
     adversarial = model in {"fe", "fec"}
-    share = reconstruction_share(model, weights, summary)
-    if share < MINIMUM_SHARE and adversarial:
-        warnings.warn(
-            f"The reconstruction weight {weights.reconstruction:.4g} of '{model}' is {share:.2g} "
-            f"of what balances its cross-entropies; below {MINIMUM_SHARE} the adversary was seen "
-            f"to destroy reconstruction. Use at least "
-            f"{weights.reconstruction * MINIMUM_SHARE / share:.4g}, or leave it to preset 'auto'.",
-            UserWarning,
-            stacklevel=2,
-        )
     return FixedEffects(
         FixedEffectsSpec(
             name=model,

@@ -5,8 +5,9 @@ Source: MEDL / scMEDAL papers (MEDL-AE, MEDL-AEC, MEDL-AE-FE, MEDL-AEC-FE).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final, override
 
 from medl_scale.models.losses import between_batch_trace, cross_entropy, mean_squared_error
 from medl_scale.models.network import InitialValues, Inputs, Network
@@ -82,11 +83,12 @@ class FixedEffects(Network):
             *(("between_batch",) if spec.eta > 0 else ()),
         )
 
+    @override
     def initial_values(self, rng: np.random.Generator) -> InitialValues:
         spec = self.spec
         widths = (spec.n_vars, *spec.hidden)
         model: Arrays = {}
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             model |= dense_values(rng, f"encoder{i}", n_in, n_out)
             model |= norm_values(f"norm{i}", n_out)
         model |= dense_values(rng, "latent", spec.hidden[-1], spec.n_latent)
@@ -97,11 +99,12 @@ class FixedEffects(Network):
             model |= dense_values(rng, "classifier1", CLASSIFIER_WIDTH, spec.n_labels)
         adversary: Arrays = {}
         widths = self._adversary_widths()
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             adversary |= dense_values(rng, f"adversary{i}", n_in, n_out)
         norms = [(f"norm{i}", width) for i, width in enumerate(spec.hidden)]
         return InitialValues(model, adversary, norm_statistics(norms))
 
+    @override
     def activations(
         self, values: Mapping[str, Tensor], inputs: Inputs, *, training: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -118,6 +121,7 @@ class FixedEffects(Network):
             seen = latent
         return {"latent": latent, "seen": seen}, scope.updates
 
+    @override
     def adversary_loss(
         self,
         adversary: Mapping[str, Tensor],
@@ -136,6 +140,7 @@ class FixedEffects(Network):
                 x = ops.leaky_relu(x, negative_slope=0.2) if strong else ops.relu(x)
         return cross_entropy(x, inputs.batch_codes)
 
+    @override
     def objective(
         self,
         values: Mapping[str, Tensor],
@@ -160,16 +165,16 @@ class FixedEffects(Network):
             terms["classification"] = cross_entropy(logits, inputs.label_codes)
             total = total + spec.class_weight * terms["classification"]
         if spec.eta > 0:
-            terms["between_batch"] = between_batch_trace(
-                latent, inputs.batch_codes, spec.n_batches
-            )
+            terms["between_batch"] = between_batch_trace(latent, inputs.batch_codes, spec.n_batches)
             total = total + spec.eta * terms["between_batch"]
         return {"total": total, **terms}, scope.updates
 
-    def encode(self, values: Mapping[str, Tensor], x: Tensor, effects: Effects) -> Tensor:  # noqa: ARG002
+    @override
+    def encode(self, values: Mapping[str, Tensor], x: Tensor, effects: Effects) -> Tensor:
         return self._encode(Scope(values), x)[1]
 
-    def decode(self, values: Mapping[str, Tensor], latent: Tensor, effects: Effects) -> Tensor:  # noqa: ARG002
+    @override
+    def decode(self, values: Mapping[str, Tensor], latent: Tensor, effects: Effects) -> Tensor:
         return self._decode(Scope(values), latent)
 
     def _encode(self, scope: Scope, x: Tensor) -> tuple[list[Tensor], Tensor]:

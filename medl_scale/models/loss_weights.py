@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from medl_scale.config import ModelConfig
     from medl_scale.models.network import DataSummary
 
-__all__ = ["LossWeights", "loss_weights", "reconstruction_share"]
+__all__ = ["LossWeights", "loss_weights", "weak_reconstruction"]
 
 MINIMUM_SHARE = 0.5
 """Below this share of the rule's denominator the adversary was seen to destroy reconstruction."""
@@ -62,24 +62,31 @@ def loss_weights(model: str, config: ModelConfig, summary: DataSummary) -> LossW
     return LossWeights(**(vars(weights) | chosen))
 
 
-def reconstruction_share(model: str, weights: LossWeights, summary: DataSummary) -> float:
-    """Return c of the rule that the weights amount to; infinity without a cross-entropy."""
+def weak_reconstruction(model: str, config: ModelConfig, summary: DataSummary) -> tuple[str, ...]:
+    """Return a warning if the adversary may overrule reconstruction; else nothing."""
+    if model not in {"fe", "fec"}:
+        return ()
+    weights = loss_weights(model, config, summary)
     pull = _cross_entropy_pull(model, weights, summary)
-    return weights.reconstruction * summary.variance / pull if pull > 0 else math.inf
+    share = weights.reconstruction * summary.variance / pull if pull > 0 else math.inf
+    if share >= MINIMUM_SHARE:
+        return ()
+    enough = weights.reconstruction * MINIMUM_SHARE / max(share, 1e-12)
+    message = (
+        f"The reconstruction weight {weights.reconstruction:.4g} of '{model}' is {share:.2g} of what "
+        f"balances its cross-entropies; below {MINIMUM_SHARE} the adversary was seen to destroy "
+        f"reconstruction. Use a recon_weight of at least {enough:.4g}, or leave it to preset 'auto'."
+    )
+    return (message,)
 
 
 def _automatic(model: str, summary: DataSummary, config: ModelConfig) -> LossWeights:
     """Return our rule's weights."""
+    default_class = 0.1 if model == "aec" else 1.0
     free = LossWeights(
         reconstruction=1.0,
-        classification=0.1 if model == "aec" else 1.0,
-    )
-    free = LossWeights(
-        reconstruction=1.0,
-        adversary=free.adversary if config.adversary_weight is None else config.adversary_weight,
-        classification=(
-            free.classification if config.class_weight is None else config.class_weight
-        ),
+        adversary=1.0 if config.adversary_weight is None else config.adversary_weight,
+        classification=default_class if config.class_weight is None else config.class_weight,
     )
     factor = {"fe": 1.5, "fec": 0.5, "aec": 0.5}.get(model)
     if factor is None:

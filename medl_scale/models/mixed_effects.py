@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final, override
 
 import numpy as np
 
@@ -83,13 +84,15 @@ class MixedEffects(Network):
         self.effect_widths = {f"decoder{i}": width for i, width in enumerate(widths)}
         self.reported = ("total", "reconstruction", "latent_kl")
         self._mean, self._sd = mean, sd
+
+    @override
     def initial_values(self, rng: np.random.Generator) -> InitialValues:
         spec = self.spec
         model: Arrays = {}
         norms = []
         if not spec.frozen_encoder:
             widths = (spec.n_vars, *spec.hidden)
-            for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
                 model |= dense_values(rng, f"encoder{i}", n_in, n_out)
                 model |= norm_values(f"encoder{i}_norm", n_out)
                 norms.append((f"encoder{i}_norm", n_out))
@@ -105,6 +108,7 @@ class MixedEffects(Network):
         statistics["output/sd"] = model.pop("output/sd")
         return InitialValues(model, statistics=statistics)
 
+    @override
     def activations(
         self, values: Mapping[str, Tensor], inputs: Inputs, *, training: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -119,19 +123,18 @@ class MixedEffects(Network):
             latent = mean + ops.exp(0.5 * log_variance) * inputs.latent_noise
         return {"latent": latent, "mean": mean, "log_variance": log_variance}, scope.updates
 
+    @override
     def objective(
         self,
         values: Mapping[str, Tensor],
-        adversary: Mapping[str, Tensor],  # noqa: ARG002
+        adversary: Mapping[str, Tensor],
         activations: Mapping[str, Tensor],
         inputs: Inputs,
         *,
         training: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         scope = Scope(values, effects=inputs.effects, training=training)
-        reconstruction = mean_squared_error(
-            inputs.x, self._decode(scope, activations["latent"])
-        )
+        reconstruction = mean_squared_error(inputs.x, self._decode(scope, activations["latent"]))
         total = self.spec.recon_weight * reconstruction
         latent_kl = 0.0 * reconstruction
         if not self.spec.frozen_encoder:
@@ -140,15 +143,15 @@ class MixedEffects(Network):
         terms = {"total": total, "reconstruction": reconstruction, "latent_kl": latent_kl}
         return terms, scope.updates
 
-    def encode(self, values: Mapping[str, Tensor], x: Tensor, effects: Effects) -> Tensor:  # noqa: ARG002
+    @override
+    def encode(self, values: Mapping[str, Tensor], x: Tensor, effects: Effects) -> Tensor:
         return self._encode(Scope(values), x, None)[0]
 
+    @override
     def decode(self, values: Mapping[str, Tensor], latent: Tensor, effects: Effects) -> Tensor:
         return self._decode(Scope(values, effects=effects), latent)
 
-    def _encode(
-        self, scope: Scope, x: Tensor, keep_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _encode(self, scope: Scope, x: Tensor, keep_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the latent."""
         from keras import ops
 

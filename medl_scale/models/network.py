@@ -68,7 +68,7 @@ class Inputs(NamedTuple):
     """(m, n_vars) uint8, 0 where input dropout hides a gene."""
     frozen_latent: Tensor | None = None
     """(m, n_latent) float32, an embedding from elsewhere that replaces the encoder."""
-    ramp: Tensor | None = None
+    ramp: Tensor = 1.0
     """Scalar in [0, 1] by which annealed terms are multiplied."""
 
 

@@ -5,8 +5,9 @@ Source: MEDL / scMEDAL papers (MEDL-AE-RE), after ARMED.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final, override
 
 import numpy as np
 
@@ -82,12 +83,13 @@ class RandomEffects(Network):
         self.reported = ("total", "reconstruction", "latent_batch")
         self._mean, self._sd = mean, sd
 
+    @override
     def initial_values(self, rng: np.random.Generator) -> InitialValues:
         spec = self.spec
         widths = (spec.n_vars, *spec.hidden)
         model: Arrays = {}
         norms = []
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             model |= dense_values(rng, f"encoder{i}", n_in, n_out)
             model |= norm_values(f"encoder{i}_norm", n_out)
             norms.append((f"encoder{i}_norm", n_out))
@@ -100,6 +102,7 @@ class RandomEffects(Network):
         model |= dense_values(rng, "classifier1", spec.classifier_width, spec.n_batches)
         return InitialValues(model, statistics=norm_statistics([*norms, *decoder_norms]))
 
+    @override
     def activations(
         self, values: Mapping[str, Tensor], inputs: Inputs, *, training: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -111,10 +114,11 @@ class RandomEffects(Network):
         )
         return {"latent": self._encode(scope, inputs.x)}, scope.updates
 
+    @override
     def objective(
         self,
         values: Mapping[str, Tensor],
-        adversary: Mapping[str, Tensor],  # noqa: ARG002
+        adversary: Mapping[str, Tensor],
         activations: Mapping[str, Tensor],
         inputs: Inputs,
         *,
@@ -137,9 +141,11 @@ class RandomEffects(Network):
         terms = {"total": total, "reconstruction": reconstruction, "latent_batch": latent_batch}
         return terms, scope.updates
 
+    @override
     def encode(self, values: Mapping[str, Tensor], x: Tensor, effects: Effects) -> Tensor:
         return self._encode(Scope(values, effects=effects), x)
 
+    @override
     def decode(self, values: Mapping[str, Tensor], latent: Tensor, effects: Effects) -> Tensor:
         return self._decode(Scope(values, effects=effects), latent)
 
@@ -177,7 +183,7 @@ def decoder_values(
     widths = (n_latent, *reversed(hidden), n_vars)
     values: Arrays = {}
     norms = []
-    for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
         values |= dense_values(rng, f"decoder{i}", n_in, n_out)
         values |= norm_values(f"decoder{i}_norm", n_out)
         norms.append((f"decoder{i}_norm", n_out))

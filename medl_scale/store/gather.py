@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -97,7 +98,7 @@ def _gather_rows(
         # Neighbouring rows are written together. A memory map would be simpler, but a full disk
         # ends a process that writes to one.
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        for start, stop in zip(starts, [*starts[1:], rows.size], strict=True):
+        for start, stop in pairwise([*starts, rows.size]):
             file.seek(int(rows[start]) * row_bytes)
             file.write(ordered[start:stop].data)
     n_missing = n_obs - int(came.sum())

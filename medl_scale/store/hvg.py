@@ -132,7 +132,9 @@ def rank_by_dispersion_within(
         table = pd.DataFrame({name: sums[name] / sizes[name] for name in names})
     alphabetical = np.argsort(np.argsort(genes.to_numpy(dtype=object), kind="stable"))
     dispersion = table["dispersions_norm"].to_numpy()
-    order = np.lexsort((alphabetical, np.where(np.isnan(dispersion), np.inf, -dispersion), -n_chosen))
+    order = np.lexsort(
+        (alphabetical, np.where(np.isnan(dispersion), np.inf, -dispersion), -n_chosen)
+    )
     table.insert(0, "highly_variable", _first(order, n_top))
     table["highly_variable_nbatches"] = n_chosen
     table["highly_variable_intersection"] = n_chosen == len(means)
@@ -162,12 +164,15 @@ def expected_scale(mean: Floats, variance: Floats) -> Floats:
     logarithm = np.zeros(len(mean))
     if varies.any():
         try:
-            model = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=_LOESS_SPAN, degree=2)
+            model = loess(
+                np.log10(mean[varies]), np.log10(variance[varies]), span=_LOESS_SPAN, degree=2
+            )
             model.fit()
         except ValueError as error:
+            cause = error.args[0].decode() if isinstance(error.args[0], bytes) else error
             raise DataError(
                 f"seurat_v3 cannot fit the variance of {int(varies.sum()):,} genes on their mean: "
-                f"{error}. {_ADVICE}"
+                f"{cause} Too few cells, or too few distinct counts, do this. {_ADVICE}"
             ) from error
         logarithm[varies] = model.outputs.fitted_values
     scale: Floats = np.sqrt(10**logarithm)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from medl_scale.errors import DataError
+from medl_scale.store.kernels import measure_rows
 from medl_scale.store.units import check_values, looks_like_counts, natural_values
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def measure(inputs: Inputs, config: PrepareConfig, progress: Progress) -> Qualit
             check_values(block, config.input_units, inputs.obs.index, inputs.var.index)
             all_integers = all_integers and looks_like_counts(counts.data)
             values = natural_values(counts.data, config.input_units)
-            _measure(
+            measure_rows(
                 values,
                 counts.indices,
                 counts.indptr,
@@ -96,30 +96,3 @@ def _check_something_left(
             f"None of the {len(genes):,} genes is found in {max(1, config.min_cells):,} cells or "
             "more. Lower --min-cells."
         )
-
-
-@njit(nogil=True, cache=True)
-def _measure(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    values: Any,
-    indices: Any,
-    indptr: Any,
-    least: int,
-    n_genes: Any,
-    totals: Any,
-    n_cells: Any,
-    maxima: Any,
-):
-    """Add a block to the figures of its cells, and to those of the genes of cells that stay."""
-    for row in range(len(indptr) - 1):
-        found = 0
-        total = 0.0
-        for entry in range(indptr[row], indptr[row + 1]):
-            total += values[entry]
-            found += values[entry] != 0
-        n_genes[row] = found
-        totals[row] = total
-        if found >= least:
-            for entry in range(indptr[row], indptr[row + 1]):
-                gene = indices[entry]
-                n_cells[gene] += values[entry] != 0
-                maxima[gene] = max(maxima[gene], values[entry])

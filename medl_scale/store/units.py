@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from medl_scale.errors import DataError
+from medl_scale.store.kernels import all_valid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +22,7 @@ _MAX_LOGARITHM = 50.0
 """exp(50) is 5e21: no logarithm of an expression is that large."""
 
 
-def check_values(
-    block: Block, units: InputUnits, cells: pd.Index, genes: pd.Index
-) -> None:
+def check_values(block: Block, units: InputUnits, cells: pd.Index, genes: pd.Index) -> None:
     """Raise if values of a block are not of these units.
 
     Parameters
@@ -43,7 +41,7 @@ def check_values(
     """
     values = block.counts.data
     highest = np.inf if units == "counts" else _MAX_LOGARITHM
-    if values.size == 0 or _all_valid(values, units == "counts", highest):
+    if values.size == 0 or all_valid(values, highest, integers=units == "counts"):
         return
     not_a_number = np.isnan(values)
     reasons = {
@@ -72,7 +70,7 @@ def check_values(
 
 def looks_like_counts(values: NDArray[Any]) -> bool:
     """Say whether values that should be logarithms are all integers, some above 1."""
-    return bool(values.size and values.max() > 1 and _all_valid(values, True, np.inf))  # noqa: FBT003
+    return bool(values.size and values.max() > 1 and all_valid(values, np.inf, integers=True))
 
 
 def natural_values(values: NDArray[Any], units: InputUnits) -> NDArray[Any]:
@@ -92,14 +90,3 @@ def _advice(values: NDArray[Any]) -> str:
             "--input-units lognorm (or log2p1)."
         )
     return "Name the layer that holds counts with --layer, or say what they are with --input-units."
-
-
-@njit(nogil=True, cache=True)
-def _all_valid(values, integers, highest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Say whether all values are in [0, highest], finite, and integers where asked."""
-    for value in values:
-        if not (value >= 0 and value <= highest) or value == np.inf:
-            return False
-        if integers and value != np.floor(value):
-            return False
-    return True

@@ -75,17 +75,17 @@ class EpochPlan:
         if any(a.stop > b.start for a, b in pairwise(ordered)):
             raise ConfigError(f"The slices of train must not overlap; got {self.train}.")
 
-    @property
+    @cached_property
     def n_rows(self) -> int:
         """Rows of an epoch."""
         return sum(rows.stop - rows.start for rows in self.train)
 
-    @property
+    @cached_property
     def n_lanes(self) -> int:
         """Equal parts that a minibatch takes its rows from; the most ranks there can be."""
         return next(n for n in _LANE_COUNTS if self.minibatch_size % n == 0)
 
-    @property
+    @cached_property
     def n_minibatches(self) -> int:
         """Steps of an epoch, the same on every rank."""
         n_full, n_left = divmod(self.n_rows, self.minibatch_size)
@@ -154,15 +154,12 @@ class EpochPlan:
             positions: list[list[NDArray[np.int64]]] = [[] for _ in range(first, end)]
             n_read = 0
             for lane in lanes:
-                lower = self._lane_row(lane, begin)
-                held = self._lanes[lane].cut(lower, self._lane_row(lane, end))
+                lower, upper = self._lane_row(lane, begin), self._lane_row(lane, end)
+                held = self._lanes[lane].cut(lower, upper)
                 order = n_read + self._shuffled(held.n_rows, lane, window)
-                for found, minibatch in zip(positions, range(first, end), strict=True):
-                    of_minibatch = slice(
-                        self._lane_row(lane, minibatch) - lower,
-                        self._lane_row(lane, minibatch + 1) - lower,
-                    )
-                    found.append(order[of_minibatch])
+                borders = [self._lane_row(lane, t) - lower for t in range(first, end + 1)]
+                for found, (start_row, stop_row) in zip(positions, pairwise(borders), strict=True):
+                    found.append(order[start_row:stop_row])
                 runs += held.runs
                 n_read += order.size
             yield Load(tuple(runs), first, tuple(np.concatenate(found) for found in positions))

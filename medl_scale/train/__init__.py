@@ -1,1 +1,14 @@
-"""placeholder."""
+"""One fit: the loop, its backends, checkpoints, and the latents of all cells.
+
+engine.py              what the loop asks of a backend
+engine_tensorflow.py   TensorFlow: tapes in one `tf.function`
+engine_jax.py          JAX: one donated `jit`
+effects.py             random effects in host memory, updated row by row
+loop.py                epochs, validation, roll-back, checkpoints
+stopping.py            when a validation loss has stopped falling
+checkpoint.py          what a killed fit continues from
+fitted.py              a trained model on disk, and new cells through it
+pca.py                 the PCA baseline, streamed
+probe.py               how much batch a latent still holds, by fresh eyes
+fit.py                 one model on one fold, from the atlas to its latents
+"""

@@ -8,6 +8,7 @@ memory many times over.
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -229,16 +230,14 @@ class HostEffects:
         cuts = np.linspace(0, n_rows, self._n_threads + 1).astype(int)
         parts = [
             self._pool.submit(kernel, int(first), int(last), *arguments)
-            for first, last in zip(cuts[:-1], cuts[1:], strict=True)
+            for first, last in itertools.pairwise(cuts)
         ]
         for part in parts:
             part.result()
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
-def _softplus(
-    values: Floats, result: Floats, slope: Floats, bits: NDArray[np.int32]
-) -> None:
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
+def _softplus(values: Floats, result: Floats, slope: Floats, bits: NDArray[np.int32]) -> None:
     """Write log(1 + exp(values)) and its derivative; `bits` is scratch of the same length."""
     # exp(x) = 2^n * exp(r) with |r| <= ln2 / 2, n put straight into the exponent bits; branch-free
     # loops over few arrays each, so that the compiler vectorises them.
@@ -278,7 +277,7 @@ def _softplus(
             result[j] = max(x, np.float32(0.0)) + np.log1p(np.exp(-abs(x)))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def _draw_rows(
     first: int, last: int, loc: Floats, untransformed: Floats, rows: Integers, cells: Integers,
     starts: Integers, noise: Floats, offsets: Integers, scale: Floats, shift: Floats,
@@ -303,7 +302,7 @@ def _draw_rows(
                 target[cells[c]] = drawn
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def _adam(value: Floats, m: Floats, v: Floats, gradient: Floats, rate: np.float32) -> None:
     """Apply Adam in place; `rate` holds the bias correction (Kingma and Ba 2015, section 2)."""
     for j in range(value.size):
@@ -312,7 +311,7 @@ def _adam(value: Floats, m: Floats, v: Floats, gradient: Floats, rate: np.float3
         value[j] -= rate * m[j] / (np.sqrt(v[j]) + np.float32(ADAM_EPSILON))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def _update_rows(
     first: int, last: int, loc: Floats, untransformed: Floats, moments: Floats, rows: Integers,
     cells: Integers, starts: Integers, noise: Floats, offsets: Integers, d_scale: Floats,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
@@ -56,7 +56,9 @@ class JaxEngine(Engine):
                 "model": dict(initial.model),
                 "adversary": dict(initial.adversary),
                 "statistics": dict(initial.statistics),
-                "adam": {f"{name}/{k}": np.zeros_like(v) for name, v in weights.items() for k in "mv"},
+                "adam": {
+                    f"{name}/{k}": np.zeros_like(v) for name, v in weights.items() for k in "mv"
+                },
                 "effects": {
                     f"{layer}/{quantity}": value.copy()
                     for layer, table in tables.items()
@@ -72,6 +74,7 @@ class JaxEngine(Engine):
         self._evaluate = jax.jit(self._evaluate_graph)
         self._encode = jax.jit(self._encode_graph)
 
+    @override
     def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
         self.n_steps += 1
         rows = self._rows(feeds.batch_codes) if self.options else {}
@@ -85,12 +88,15 @@ class JaxEngine(Engine):
         )
         return terms
 
+    @override
     def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
         return np.asarray(self._evaluate(self._state, _inputs(feeds)))
 
+    @override
     def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
         return np.asarray(self._encode(self._state, x, batch_codes))
 
+    @override
     def effect_tables(self) -> dict[str, EffectTable]:
         effects = self._state["effects"]
         return {
@@ -100,6 +106,7 @@ class JaxEngine(Engine):
             for layer in self._layer_index
         }
 
+    @override
     def state(self) -> dict[str, NDArray[Any]]:
         state = {
             f"{group}/{name}": np.array(value)
@@ -109,6 +116,7 @@ class JaxEngine(Engine):
         state["n_steps"] = np.asarray(self.n_steps)
         return state
 
+    @override
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         import jax.numpy as jnp
 
@@ -173,9 +181,7 @@ class JaxEngine(Engine):
                 gradients = jax.grad(network.adversary_loss)(adversary, detached, own)
                 adversary, moments = _adam_all(adversary, gradients, moments, rate, update)
             adversary = jax.lax.stop_gradient(adversary)
-            terms, updates = network.objective(
-                values, adversary, activations, own, training=True
-            )
+            terms, updates = network.objective(values, adversary, activations, own, training=True)
             total = terms["total"] + self._kl(drawn, rows, noise)
             return total, (terms, encoder_updates | updates, adversary, moments)
 

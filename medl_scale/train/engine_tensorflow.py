@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
@@ -63,10 +63,14 @@ class TensorFlowEngine(Engine):
             if effects is not None
             else None
         )
-        self._step = tf.function(self._step_graph, reduce_retracing=True, jit_compile=compiled)
-        self._evaluate = tf.function(self._evaluate_graph, reduce_retracing=True)
-        self._encode = tf.function(self._encode_graph, reduce_retracing=True)
+        # Plain tracing: nothing here is Python control flow over tensors.
+        self._step = tf.function(
+            self._step_graph, reduce_retracing=True, autograph=False, jit_compile=compiled
+        )
+        self._evaluate = tf.function(self._evaluate_graph, reduce_retracing=True, autograph=False)
+        self._encode = tf.function(self._encode_graph, reduce_retracing=True, autograph=False)
 
+    @override
     def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
         import tensorflow as tf
 
@@ -80,16 +84,16 @@ class TensorFlowEngine(Engine):
         )
         if self.effects is not None and draw is not None:
             host = {layer: (pair[0].numpy(), pair[1].numpy()) for layer, pair in gradients.items()}
-            self.effects.update(
-                draw, host, learning_rate=learning_rate, n_updates=self.n_steps
-            )
+            self.effects.update(draw, host, learning_rate=learning_rate, n_updates=self.n_steps)
         return terms
 
+    @override
     def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
         tables = self._mean_tables(tuple(self.network.effect_widths))
         terms: NDArray[np.float32] = self._evaluate(_inputs(feeds, {}), tables).numpy()
         return terms
 
+    @override
     def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
         import tensorflow as tf
 
@@ -97,9 +101,11 @@ class TensorFlowEngine(Engine):
         latent = self._encode(tf.constant(x), tf.constant(batch_codes), tables)
         return np.asarray(latent)
 
+    @override
     def effect_tables(self) -> dict[str, EffectTable]:
         return self.effects.tables() if self.effects else {}
 
+    @override
     def state(self) -> dict[str, NDArray[Any]]:
         state = {f"model/{name}": v.numpy() for name, v in self.model.items()}
         state |= {f"adversary/{name}": v.numpy() for name, v in self.adversary.items()}
@@ -111,6 +117,7 @@ class TensorFlowEngine(Engine):
         state["n_steps"] = np.asarray(self.n_steps)
         return state
 
+    @override
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         for group in ("model", "adversary", "statistics"):
             for name, variable in getattr(self, group).items():

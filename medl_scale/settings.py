@@ -1,0 +1,113 @@
+"""Settings as text: TOML files in and out, and nested values into checked dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medl_scale.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+__all__ = ["build", "merge", "read_toml", "to_toml"]
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the values of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"The settings file {path} does not exist.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+
+
+def to_toml(**sections: Any) -> str:
+    """Return dataclasses as TOML, one section each; values that are None are left out."""
+    import tomli_w
+
+    return tomli_w.dumps({name: _plain(value) for name, value in sections.items()})
+
+
+def build[T](kind: type[T], values: Mapping[str, Any], *, place: str) -> T:
+    """Return a (nested) settings dataclass from plain values.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown (the known ones are listed) or a value has the wrong type.
+    """
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f" Did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(
+                f"'{name}' is not a setting of [{place}].{meant} Settings: {', '.join(known)}."
+            )
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            found[name] = build(typing.cast("type[Any]", hint), value, place=name)
+        else:
+            found[name] = _converted(value, hint, f"{place}.{name}")
+    try:
+        return kind(**found)
+    except TypeError as error:
+        raise ConfigError(f"[{place}] lacks a setting: {error}.") from error
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` that are not None laid on top, section by section."""
+    merged = dict(base)
+    for name, value in over.items():
+        if isinstance(value, dict):
+            merged[name] = merge(merged.get(name, {}), value)
+        elif value is not None:
+            merged[name] = value
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    """Return dataclasses as dictionaries without None, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _converted(value: Any, hint: Any, name: str) -> Any:
+    """Return a TOML value as the type a field asks for, or say what it should be."""
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _converted(value, options[0], name)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_converted(item, typing.get_args(hint)[0], name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = {int: int, float: float, str: str, bool: bool}.get(hint)
+    if origin is typing.Literal:
+        plain = str
+    wrong = plain is not None and type(value) is not plain
+    if wrong or (origin is tuple and not isinstance(value, list | tuple)):
+        wanted = plain.__name__ if plain else "list"
+        raise ConfigError(f"{name} must be of type {wanted}; got {value!r}.")
+    return value

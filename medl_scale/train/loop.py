@@ -1,0 +1,470 @@
+"""The training loop: epochs of minibatches, validation, roll-back, checkpoints.
+
+Everything that decides the next step is in `Position` and in the engine's state, so that a fit that
+was killed continues bit for bit as if it had not been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medl_scale.errors import DivergedError
+from medl_scale.models.variational import table_kl
+from medl_scale.seeds import Purpose, generator
+from medl_scale.stream.minibatches import blocks, stream
+from medl_scale.stream.plan import EpochPlan
+from medl_scale.train.checkpoint import read_checkpoint, write_checkpoint
+from medl_scale.train.engine import Engine, Feeds
+from medl_scale.train.stopping import Stopping, StoppingRule, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from medl_scale.models.network import Network
+    from medl_scale.store.atlas import Columns, Split
+    from medl_scale.stream.contract import Source
+    from medl_scale.stream.densify import Transform
+    from medl_scale.stream.minibatches import Minibatch
+
+    State = dict[str, NDArray[Any]]
+
+__all__ = ["LoopConfig", "Status", "TrainData", "Training", "TrainingResult"]
+
+VALIDATION_ROWS = 2048
+"""Cells of one validation block; enough for full speed, small beside the training arrays."""
+RATE_DROP = 0.2
+RECOVERY_DROP = 0.1
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the loop needs to know besides network and data."""
+
+    seed: int
+    max_epochs: int
+    learning_rate: float
+    warm_up_steps: int
+    ramp_steps: int
+    """Steps over which annealed terms grow from 0 to their weight."""
+    stopping: StoppingRule
+    validate_every_steps: int
+    """Epochs shorter than this are validated together."""
+    minibatch_size: int
+    run_size: int
+    window_size: int
+    prefetch: int
+    checkpoint_every_s: float
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Rows of one fold and where they are read."""
+
+    source: Source
+    columns: Columns
+    split: Split
+    transform: Transform
+    batch_levels: tuple[str, ...]
+    frozen_latent: NDArray[np.float32] | None = None
+    """(n_obs, n_latent) embedding that replaces the encoder, or None."""
+
+
+@dataclass
+class Position:
+    """Where the loop stands; JSON-like."""
+
+    epoch: int = 0
+    minibatch: int = 0
+    step: int = 0
+    rate_factor: float = 1.0
+    recoveries: int = 0
+    validated_at: int = 0
+    """Step of the last validation."""
+    sums: list[float] = field(default_factory=list)
+    """Loss terms of this epoch so far, each times its cells."""
+    n_cells: int = 0
+    stopping: Stopping = field(default_factory=Stopping)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    is_over: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a fit reports while it runs."""
+
+    epoch: int
+    max_epochs: int
+    minibatch: int
+    n_minibatches: int
+    cells_per_s: float
+    row: Mapping[str, Any] | None
+    """The history row of an epoch that has just ended, else None."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training leaves; the engine holds the best weights."""
+
+    history: list[dict[str, Any]]
+    best_epoch: int
+    best_value: float
+    n_steps: int
+
+
+class Training:
+    """One network being trained on one fold.
+
+    Parameters
+    ----------
+    checkpoint
+        File to write checkpoints to, or None for none.
+    report
+        Called after steps, at most a few times a second, and after each epoch.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        engine: Engine,
+        data: TrainData,
+        config: LoopConfig,
+        *,
+        checkpoint: Path | None = None,
+        report: Callable[[Status], None] = lambda _: None,
+    ) -> None:
+        self.network = network
+        self.engine = engine
+        self.data = data
+        self.config = config
+        self.checkpoint = checkpoint
+        self.report = report
+        self.position = Position(sums=[0.0] * len(network.reported))
+        self._best: State = {}
+        self._good: tuple[State, dict[str, Any]] | None = None
+        self._saved_at = time.monotonic()
+        self._reported_at = 0.0
+        self._interrupted = False
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one; say whether there was."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        states, record = read_checkpoint(self.checkpoint)
+        self.engine.load_state(states["now"])
+        self._best = states.get("best", {})
+        stopping = Stopping(**record.pop("stopping"))
+        self.position = Position(**record, stopping=stopping)
+        return True
+
+    def run(self) -> TrainingResult:
+        """Train until early stopping or the last epoch; leave the best weights in the engine.
+
+        Raises
+        ------
+        DivergedError
+            If losses are not finite even after the learning rate was lowered.
+        KeyboardInterrupt
+            After a checkpoint was written.
+        """
+        position = self.position
+        with self._interruptible():
+            self._remember_good()
+            while not position.is_over:
+                timings = self._train_epoch()
+                self._end_epoch(timings)
+                position = self.position
+        if self._best:
+            self.engine.load_state(self._best)
+        return TrainingResult(
+            history=position.history,
+            best_epoch=position.stopping.best_epoch,
+            best_value=position.stopping.best,
+            n_steps=position.step,
+        )
+
+    def _plan(self) -> EpochPlan:
+        """Return the order of the present epoch."""
+        return EpochPlan(
+            train=self.data.split.train,
+            minibatch_size=self.config.minibatch_size,
+            run_size=self.config.run_size,
+            window_size=self.config.window_size,
+            seed=self.config.seed,
+            epoch=self.position.epoch,
+        )
+
+    def _train_epoch(self) -> dict[str, float]:
+        """Run what is left of the epoch; return its timings."""
+        position, data = self.position, self.data
+        plan = self._plan()
+        started = time.perf_counter()
+        step_s, n_cells = 0.0, 0
+        minibatches = stream(
+            data.source,
+            data.columns,
+            plan,
+            data.transform,
+            start=position.minibatch,
+            prefetch=self.config.prefetch,
+        )
+        with minibatches:
+            for minibatch in minibatches:
+                before = time.perf_counter()
+                feeds = self._training_feeds(minibatch)
+                terms = np.asarray(
+                    self.engine.step(feeds, learning_rate=self._learning_rate()), np.float64
+                )
+                step_s += time.perf_counter() - before
+                if not np.isfinite(terms).all():
+                    self._recover(feeds, terms)
+                    return self._train_epoch()
+                size = len(feeds.batch_codes)
+                position.step += 1
+                position.minibatch += 1
+                position.n_cells += size
+                position.sums = [s + t * size for s, t in zip(position.sums, terms, strict=True)]
+                n_cells += size
+                self._after_step(plan, n_cells / (time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        return {
+            "train_s": seconds,
+            "step_s": step_s,
+            "loader_wait_s": minibatches.wait_s,
+            "cells_per_s": n_cells / seconds if seconds > 0 else 0.0,
+        }
+
+    def _after_step(self, plan: EpochPlan, cells_per_s: float) -> None:
+        """Report, and write a checkpoint where one is due inside a long epoch."""
+        now = time.monotonic()
+        position = self.position
+        if now - self._reported_at > 0.25:
+            self._reported_at = now
+            self.report(
+                Status(
+                    position.epoch,
+                    self.config.max_epochs,
+                    position.minibatch,
+                    plan.n_minibatches,
+                    cells_per_s,
+                    None,
+                )
+            )
+        inside = position.minibatch < plan.n_minibatches
+        if inside and (self._interrupted or self._checkpoint_is_due()):
+            self._remember_good()
+            self._save()
+        if inside and self._interrupted:
+            raise KeyboardInterrupt
+
+    def _end_epoch(self, timings: dict[str, float]) -> None:
+        """Validate if due, decide how to go on, and write the epoch's row."""
+        position, config = self.position, self.config
+        kl = self._effects_kl()
+        row: dict[str, Any] = {
+            "epoch": position.epoch,
+            "step": position.step,
+            "learning_rate": self._learning_rate(),
+        }
+        row |= self._named("train", np.asarray(position.sums) / position.n_cells, kl)
+        position.epoch += 1
+        position.minibatch = 0
+        position.n_cells = 0
+        position.sums = [0.0] * len(self.network.reported)
+        last = position.epoch >= config.max_epochs
+        verdict = Verdict.CONTINUE
+        started = time.perf_counter()
+        if last or position.step - position.validated_at >= config.validate_every_steps:
+            position.validated_at = position.step
+            terms = self._validate()
+            row |= self._named("val", terms, kl)
+            if not np.isfinite(terms).all():
+                self._recover(None, terms)
+                return
+            position.stopping, verdict = position.stopping.check(
+                config.stopping, float(terms[0]), epoch=row["epoch"], step=position.step
+            )
+        row["validation_s"] = time.perf_counter() - started
+        row |= timings
+        row["peak_memory_bytes"] = _peak_memory()
+        position.history.append(row)
+        if position.stopping.best_epoch == row["epoch"]:
+            self._best = self.engine.state()
+        if verdict is Verdict.LOWER_RATE:
+            position.rate_factor *= RATE_DROP
+            self.engine.load_state(self._best | {"n_steps": np.asarray(position.step)})
+        position.is_over = last or verdict is Verdict.STOP
+        if "val_total" in row or position.is_over or self._interrupted:
+            self._remember_good()
+            if position.is_over or self._interrupted or self._checkpoint_is_due():
+                self._save()
+        self.report(Status(position.epoch, config.max_epochs, 0, 0, timings["cells_per_s"], row))
+        if self._interrupted and not position.is_over:
+            raise KeyboardInterrupt
+
+    def _validate(self) -> NDArray[np.float64]:
+        """Return (n_terms,) means over the validation cells."""
+        data = self.data
+        sums = np.zeros(len(self.network.reported))
+        n_cells = 0
+        with blocks(
+            data.source, data.columns, [data.split.val], data.transform, VALIDATION_ROWS
+        ) as found:
+            for block in found:
+                terms = self.engine.evaluate(self._feeds(block))
+                sums += np.asarray(terms, np.float64) * len(block.rows)
+                n_cells += len(block.rows)
+        return sums / n_cells
+
+    def _feeds(self, minibatch: Minibatch) -> Feeds:
+        """Return a block's feeds without randomness."""
+        frozen = self.data.frozen_latent
+        return Feeds(
+            x=minibatch.x,
+            batch_codes=minibatch.batch_codes,
+            label_codes=minibatch.label_codes,
+            frozen_latent=None if frozen is None else frozen[minibatch.rows],
+        )
+
+    def _training_feeds(self, minibatch: Minibatch) -> Feeds:
+        """Return a minibatch's feeds; its random numbers depend on seed and step alone."""
+        network = self.network
+        rng = generator(self.config.seed, Purpose.TRAINING_NOISE, self.position.step)
+        noise = mask = None
+        size = len(minibatch.rows)
+        if network.uses_latent_noise:
+            noise = rng.standard_normal((size, network.n_latent), dtype=np.float32)
+        if network.input_dropout > 0:
+            drawn = np.frombuffer(rng.bytes(minibatch.x.size), np.uint8)
+            kept = drawn >= round(256 * network.input_dropout)
+            mask = kept.view(np.uint8).reshape(minibatch.x.shape)
+        ramp = min(1.0, self.position.step / max(1, self.config.ramp_steps))
+        return dataclasses.replace(
+            self._feeds(minibatch), latent_noise=noise, keep_mask=mask, ramp=ramp
+        )
+
+    def _learning_rate(self) -> float:
+        """Return the rate of the next step."""
+        warm = min(1.0, (self.position.step + 1) / max(1, self.config.warm_up_steps))
+        return self.config.learning_rate * self.position.rate_factor * warm
+
+    def _effects_kl(self) -> float:
+        """Return the weighted KL of the random effects."""
+        weights = self.network.kl_weights
+        tables = self.engine.effect_tables()
+        return sum(weights[layer] * table_kl(table) for layer, table in tables.items())
+
+    def _named(self, split: str, terms: NDArray[np.float64], kl: float) -> dict[str, float]:
+        """Return terms by name; the total includes the KL of the random effects."""
+        named = {
+            f"{split}_{n}": float(t) for n, t in zip(self.network.reported, terms, strict=True)
+        }
+        if self.network.effect_widths:
+            named[f"{split}_effects_kl"] = kl
+            named[f"{split}_total"] += kl
+        return named
+
+    def _recover(self, feeds: Feeds | None, terms: NDArray[np.float64]) -> None:
+        """Go back to the last good state with a lower rate; give up at the second time."""
+        term = self.network.reported[int(np.flatnonzero(~np.isfinite(terms))[0])]
+        if self._good is None:
+            raise RuntimeError("no state to go back to")
+        recoveries = self.position.recoveries
+        epoch, step = self.position.epoch, self.position.step
+        state, record = self._good
+        self.engine.load_state(state)
+        self.position = _position(record)
+        if recoveries > 0:
+            raise DivergedError(
+                f"The loss term '{term}' of model '{self.network.name}' became non-finite in epoch "
+                f"{epoch}, step {step}, {self._suspect(feeds)}; lowering the learning rate once did "
+                "not help. Try a smaller --learning-rate, or look at these cells."
+            )
+        self.position.recoveries = recoveries + 1
+        self.position.rate_factor *= RECOVERY_DROP
+        self._remember_good()
+
+    def _suspect(self, feeds: Feeds | None) -> str:
+        """Name the batch whose cells have the largest loss under the last good weights."""
+        if feeds is None:
+            return "during validation"
+        worst, worst_value = -1, -math.inf
+        for code in np.unique(feeds.batch_codes):
+            own = feeds.batch_codes == code
+            part = Feeds(
+                x=feeds.x[own],
+                batch_codes=feeds.batch_codes[own],
+                label_codes=feeds.label_codes[own],
+                frozen_latent=None if feeds.frozen_latent is None else feeds.frozen_latent[own],
+            )
+            value = float(self.engine.evaluate(part)[1])
+            if not math.isfinite(value) or value > worst_value:
+                worst, worst_value = int(code), value if math.isfinite(value) else math.inf
+        return f"most likely by cells of batch '{self.data.batch_levels[worst]}'"
+
+    def _remember_good(self) -> None:
+        """Keep the present state as one to go back to."""
+        self._good = (self.engine.state(), _record(self.position))
+
+    def _checkpoint_is_due(self) -> bool:
+        """Say whether enough time has passed since the last checkpoint."""
+        return time.monotonic() - self._saved_at >= self.config.checkpoint_every_s
+
+    def _save(self) -> None:
+        """Write the last good state, which is the present one, as checkpoint."""
+        self._saved_at = time.monotonic()
+        if self.checkpoint is None or self._good is None:
+            return
+        state, record = self._good
+        write_checkpoint(self.checkpoint, {"now": state, "best": self._best}, record)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the fit between two steps, after a checkpoint; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, frame: Any) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        previous = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+def _record(position: Position) -> dict[str, Any]:
+    """Return a position as plain values, sharing nothing with it."""
+    return dataclasses.asdict(position)
+
+
+def _position(record: Mapping[str, Any]) -> Position:
+    """Return the position that `_record` described."""
+    values = dict(record)
+    stopping = Stopping(**values.pop("stopping"))
+    values["history"] = list(values["history"])
+    values["sums"] = list(values["sums"])
+    return Position(**values, stopping=stopping)
+
+
+def _peak_memory() -> int:
+    """Return the most memory this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
