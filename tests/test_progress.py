@@ -4,7 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
-from medl_scale.progress import BarProgress, JsonProgress, SilentProgress
+from medl_scale.progress import BarProgress, FitLine, JsonProgress, SilentProgress
 
 
 def test_json_progress_writes_one_object_a_line():
@@ -78,6 +78,54 @@ def test_bar_progress_prints_notes_as_they_are():
     ids=["silent", "json", "bar"],
 )
 def test_every_progress_lets_errors_through(progress):
-    with pytest.raises(ValueError, match="boo"), progress.step("Reading", None) as advance:
-        advance(3)
-        raise ValueError("boo")
+    def fail():
+        with progress.step("Reading", None) as advance:
+            advance(3)
+            raise ValueError("boo")
+
+    with pytest.raises(ValueError, match="boo"):
+        fail()
+
+
+ROW = {"epoch": 3, "train_total": 0.5, "val_total": 0.75, "train_s": 9.0, "cells_per_s": 1234.5}
+
+
+def test_bar_progress_prints_a_line_an_epoch_only_when_verbose():
+    for verbose in (False, True):
+        stream = io.StringIO()
+        console = Console(file=stream, width=200)
+        BarProgress(console, verbose=verbose).epoch("fe fold 0", ROW)
+        line = "fe fold 0 epoch 3  train_total 0.5  val_total 0.75  1,234 cells/s\n"
+        assert stream.getvalue() == (line if verbose else "")
+
+
+def test_json_progress_tells_every_epoch():
+    stream = io.StringIO()
+    JsonProgress(stream).epoch("fe fold 0", ROW)
+    line = json.loads(stream.getvalue())
+    assert line | {"event": "epoch", "fit": "fe fold 0"} | ROW == line
+
+
+def test_json_progress_tells_when_the_state_of_a_fit_changes():
+    stream = io.StringIO()
+    with JsonProgress(stream).fits() as show:
+        show([FitLine("a", "running"), FitLine("b", "waiting")])
+        show([FitLine("a", "running", epoch=2), FitLine("b", "waiting")])
+        show([FitLine("a", "done"), FitLine("b", "running")])
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["fit"], line["state"]) for line in lines] == [
+        ("a", "running"),
+        ("b", "waiting"),
+        ("a", "done"),
+        ("b", "running"),
+    ]
+
+
+def test_bar_progress_shows_running_fits():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=140)
+    with BarProgress(console).fits() as show:
+        show([FitLine("fe fold 0", "running", 3, 100, 0.5, 20_000.0, {"val_total": 0.25})])
+    text = stream.getvalue()
+    for part in ("fe fold 0", "running", "3.5", "20,000", "0.25"):
+        assert part in text

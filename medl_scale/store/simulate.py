@@ -5,6 +5,7 @@ The model is in `store.ground_truth`, the layout on disk in `store.rows`.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from medl_scale.store.ground_truth import (
 from medl_scale.store.rows import RowBlock, RowWriter
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
@@ -41,6 +41,8 @@ __all__ = ["simulate"]
 _CELLS_PLACE = PARAMETERS_PLACE + 1
 # Cells drawn from one generator. Part of what a seed means: changing it changes every atlas.
 _BLOCK = 1024
+# More than the chunk caches of all arrays of a file.
+_RESERVE_BYTES = 16 * 2**20
 _MAX_COUNT = np.iinfo(np.uint16).max
 
 
@@ -138,13 +140,34 @@ def _open_output(output: Path, *, overwrite: bool) -> Iterator[Any]:
                 f"{output} exists already. Choose another output or overwrite it."
             )
         output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(output) as scratch, h5py.File(scratch, "w") as root:
+        with (
+            atomic_file(output) as scratch,
+            h5py.File(scratch, "w") as root,
+            _room_to_close(scratch),
+        ):
             yield root
     else:
         raise ConfigError(
             f"A simulated atlas is written as '.zarr' or '.h5ad'; got {output.name!r}. "
             "Give the output one of these suffixes."
         )
+
+
+@contextmanager
+def _room_to_close(scratch: Path) -> Iterator[None]:
+    """Hold some room on the disk while the block writes HDF5, and give it back after.
+
+    HDF5 ends the process when it cannot write what it holds while it closes a file.
+    """
+    reserve = scratch.with_name(f"{scratch.name}-reserve")
+    try:
+        with reserve.open("wb") as file:
+            file.write(bytes(_RESERVE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        yield
+    finally:
+        reserve.unlink(missing_ok=True)
 
 
 def _blocks(truth: GroundTruth, n_cells: int, seed: int) -> Iterator[RowBlock]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transform", "densify", "transformed"]
 
-_FINE, _BAD_VALUE, _BAD_COLUMN = range(3)
+_FINE, _BAD_VALUE, _BAD_COLUMN, _BAD_TOTAL = range(4)
 # Most counts are small: their logarithms are looked up in a table made anew for every row.
 _TABLE_SIZE = 32
 # The bits of a float32: the exponent begins at bit 23 and is stored with 127 added.
@@ -50,27 +50,6 @@ class Transform:
     def takes_log(self) -> bool:
         """Whether stored values are normalised and logged."""
         return self.units != "lognorm"
-
-    def factors(
-        self, size_factors: NDArray[np.float32], rows: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Return what the stored values of each of `rows` are multiplied by before the logarithm.
-
-        Raises
-        ------
-        DataError
-            If one of their size factors is not a positive number.
-        """
-        if not self.takes_log:
-            return np.ones(rows.size, np.float32)
-        totals = size_factors[rows].astype(np.float64)
-        bad = ~((totals > 0) & np.isfinite(totals))
-        if bad.any():
-            raise DataError(
-                f"Size factors must be positive numbers; that of row {rows[bad][0]:,} is "
-                f"{totals[bad][0]}. Prepare the atlas again."
-            )
-        return (self.target_sum / totals).astype(np.float32)
 
 
 def densify(
@@ -112,15 +91,10 @@ def densify(
     made of additions and multiplications alone, so it is the same on every machine, for integers
     and for floats, and whether looked up or computed.
     """
-    factors = transform.factors(size_factors, rows)
-    scale = np.float32(transform.scale)
-    if transform.takes_log and stored.data.dtype.kind in "iu":
-        place, verdict = _densify_counts(*stored, positions, factors, scale, out)
-    else:
-        place, verdict = _densify_values(
-            *stored, positions, factors, scale, transform.takes_log, out
-        )
-    _check(verdict, rows, place)
+    counts = transform.takes_log and stored.data.dtype.kind in "iu"
+    kernel = _densify_counts if counts else _densify_values
+    place, verdict = kernel(*stored, positions, size_factors[rows], *_numbers(transform), out)
+    _check(verdict, rows, place, size_factors)
 
 
 def transformed(
@@ -149,15 +123,27 @@ def transformed(
         As `densify` does.
     """
     values = np.empty(stored.data.size, np.float32)
-    factors = transform.factors(size_factors, rows)
-    scale = np.float32(transform.scale)
-    place, verdict = _transform_rows(*stored, factors, scale, transform.takes_log, n_vars, values)
-    _check(verdict, rows, place)
+    place, verdict = _transform_rows(
+        *stored, size_factors[rows], *_numbers(transform), n_vars, values
+    )
+    _check(verdict, rows, place, size_factors)
     return values
 
 
-def _check(verdict: int, rows: NDArray[np.int64], place: int) -> None:
+def _numbers(transform: Transform) -> tuple[bool, np.float64, np.float32]:
+    """Return a transform as the kernels take it."""
+    return transform.takes_log, np.float64(transform.target_sum), np.float32(transform.scale)
+
+
+def _check(
+    verdict: int, rows: NDArray[np.int64], place: int, size_factors: NDArray[np.float32]
+) -> None:
     """Raise what a kernel found wrong with the row at `place`."""
+    if verdict == _BAD_TOTAL:
+        raise DataError(
+            f"Size factors must be positive numbers; that of row {rows[place]:,} of the atlas is "
+            f"{size_factors[rows[place]]}. Prepare the atlas again."
+        )
     if verdict == _BAD_VALUE:
         raise DataError(
             f"Values must be finite, and counts not negative; row {rows[place]:,} of the atlas "
@@ -198,7 +184,13 @@ def _log1p(x: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _transform(stored: Any, factor: Any, scale: Any, takes_log: Any, out: Any) -> None:
+def _factor(target_sum: Any, total: Any) -> Any:
+    """Return what counts are multiplied by, 0 where the total is not a positive number."""
+    return np.float32(target_sum / total) if 0 < total < np.inf else np.float32(0)
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _transform(stored: Any, factor: Any, takes_log: Any, scale: Any, out: Any) -> None:
     """Transform the values of one row; what may not be becomes NaN."""
     if takes_log:
         for j in range(stored.size):
@@ -211,7 +203,15 @@ def _transform(stored: Any, factor: Any, scale: Any, takes_log: Any, out: Any) -
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _densify_counts(
-    data: Any, indices: Any, indptr: Any, positions: Any, factors: Any, scale: Any, out: Any
+    data: Any,
+    indices: Any,
+    indptr: Any,
+    positions: Any,
+    totals: Any,
+    takes_log: Any,
+    target_sum: Any,
+    scale: Any,
+    out: Any,
 ) -> tuple[int, int]:
     """Write rows of integer counts to `out`; return where it stopped and why."""
     table = np.empty(_TABLE_SIZE, np.float32)
@@ -219,8 +219,11 @@ def _densify_counts(
     for i in range(positions.size):
         start, stop = indptr[positions[i]], indptr[positions[i] + 1]
         counts, columns, row = data[start:stop], indices[start:stop], out[i]
+        factor = _factor(target_sum, totals[i])
+        if factor == 0:
+            return i, _BAD_TOTAL
         for count in range(_TABLE_SIZE):
-            table[count] = _log1p(np.float32(count) * factors[i]) * scale
+            table[count] = _log1p(np.float32(count) * factor) * scale
         # A row is a few kilobytes: cleared just before it is written to, it is in the fast cache.
         row[:] = 0
         for j in range(counts.size):
@@ -232,7 +235,7 @@ def _densify_counts(
             if count < _TABLE_SIZE:
                 row[column] = table[count]
             else:
-                row[column] = _log1p(np.float32(count) * factors[i]) * scale
+                row[column] = _log1p(np.float32(count) * factor) * scale
     return 0, _FINE
 
 
@@ -242,9 +245,10 @@ def _densify_values(
     indices: Any,
     indptr: Any,
     positions: Any,
-    factors: Any,
-    scale: Any,
+    totals: Any,
     takes_log: Any,
+    target_sum: Any,
+    scale: Any,
     out: Any,
 ) -> tuple[int, int]:
     """Write rows of numbers to `out`; return where it stopped and why."""
@@ -255,7 +259,10 @@ def _densify_values(
         columns, row = indices[start:stop], out[i]
         if columns.size > n_vars:
             return i, _BAD_COLUMN
-        _transform(data[start:stop], factors[i], scale, takes_log, values)
+        factor = _factor(target_sum, totals[i])
+        if takes_log and factor == 0:
+            return i, _BAD_TOTAL
+        _transform(data[start:stop], factor, takes_log, scale, values)
         row[:] = 0
         for j in range(columns.size):
             if not np.isfinite(values[j]):
@@ -271,16 +278,20 @@ def _transform_rows(
     data: Any,
     indices: Any,
     indptr: Any,
-    factors: Any,
-    scale: Any,
+    totals: Any,
     takes_log: Any,
+    target_sum: Any,
+    scale: Any,
     n_vars: Any,
     out: Any,
 ) -> tuple[int, int]:
     """Transform the values of all rows in place order; return where it stopped and why."""
-    for i in range(factors.size):
+    for i in range(totals.size):
         start, stop = indptr[i], indptr[i + 1]
-        _transform(data[start:stop], factors[i], scale, takes_log, out[start:stop])
+        factor = _factor(target_sum, totals[i])
+        if takes_log and factor == 0:
+            return i, _BAD_TOTAL
+        _transform(data[start:stop], factor, takes_log, scale, out[start:stop])
         for j in range(start, stop):
             if not np.isfinite(out[j]):
                 return i, _BAD_VALUE

@@ -29,6 +29,7 @@ def small_disk(folder: Path, *, n_bytes: int) -> Iterator[Path]:
 
 def fill(disk: Path, *, leave_bytes: int) -> None:
     """Fill a small disk but for `leave_bytes`."""
+    (disk / "filling").unlink(missing_ok=True)
     free = os.statvfs(disk)
     with (disk / "filling").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - leave_bytes)

@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,15 @@ from medl_scale.store.atomic import (
 from tests.store.disks import small_disk
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def write_half_then_fail(scratch: Path) -> None:
+    scratch.write_text("half")
+    raise RuntimeError("boo")
+
+
 def write_folder(path: Path, text: str, **options) -> None:
     with atomic_directory(path, **options) as scratch:
         (scratch / "inner").mkdir()
@@ -29,16 +37,15 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path):
         scratch.write_text("new")
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "out").read_text() == "new"
-    assert os.listdir(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out"]
 
 
 def test_a_file_is_as_it_was_when_the_block_raises(tmp_path):
     (tmp_path / "out").write_text("old")
     with pytest.raises(RuntimeError, match="boo"), atomic_file(tmp_path / "out") as scratch:
-        scratch.write_text("half")
-        raise RuntimeError("boo")
+        write_half_then_fail(scratch)
     assert (tmp_path / "out").read_text() == "old"
-    assert os.listdir(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out"]
 
 
 def test_a_folder_appears_only_when_the_block_ends_and_makes_its_parents(tmp_path):
@@ -47,17 +54,17 @@ def test_a_folder_appears_only_when_the_block_ends_and_makes_its_parents(tmp_pat
         (scratch / "file").write_text("new")
         assert not target.exists()
     assert (target / "file").read_text() == "new"
-    assert os.listdir(target.parent) == ["b"]
+    assert names_in(target.parent) == ["b"]
 
 
 def test_an_existing_folder_is_not_overwritten_unasked(tmp_path):
     write_folder(tmp_path / "out", "old")
-    with pytest.raises(OutputExistsError, match="out exists already. Choose another output"):
+    with pytest.raises(OutputExistsError, match=r"out exists already\. Choose another output"):
         write_folder(tmp_path / "out", "new")
     assert (tmp_path / "out" / "first").read_text() == "old"
     write_folder(tmp_path / "out", "new", overwrite=True)
     assert (tmp_path / "out" / "first").read_text() == "new"
-    assert os.listdir(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out"]
 
 
 def test_a_folder_is_as_it_was_when_the_block_raises(tmp_path):
@@ -66,17 +73,16 @@ def test_a_folder_is_as_it_was_when_the_block_raises(tmp_path):
         pytest.raises(RuntimeError, match="boo"),
         atomic_directory(tmp_path / "out", overwrite=True) as scratch,
     ):
-        (scratch / "first").write_text("half")
-        raise RuntimeError("boo")
+        write_half_then_fail(scratch / "first")
     assert (tmp_path / "out" / "first").read_text() == "old"
-    assert os.listdir(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out"]
 
 
 def test_a_folder_may_take_the_place_of_a_file(tmp_path):
     (tmp_path / "out").write_text("a file")
     write_folder(tmp_path / "out", "new", overwrite=True)
     assert (tmp_path / "out" / "first").read_text() == "new"
-    assert os.listdir(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out"]
 
 
 def test_a_folder_is_replaced_by_one_from_elsewhere_on_the_disk(tmp_path):
@@ -95,7 +101,7 @@ def test_leftovers_are_swept_and_what_was_put_aside_comes_back(tmp_path):
     (tmp_path / "d.zarr").mkdir()
     (tmp_path / "d.zarr.medl-tmp-old").mkdir()
     sweep_leftovers(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["c.zarr", "d.zarr"]
+    assert names_in(tmp_path) == ["c.zarr", "d.zarr"]
     assert (tmp_path / "c.zarr" / "kept").read_text() == "old"
 
 
@@ -104,15 +110,15 @@ def test_a_full_disk_leaves_the_old_file_and_folder(tmp_path):
         (disk / "file").write_text("old")
         write_folder(disk / "folder", "old")
         with (
-            pytest.raises(StoreError, match="disk is full while writing .*file; what was there"),
+            pytest.raises(StoreError, match=r"disk is full while writing .*file; what was there"),
             atomic_file(disk / "file") as scratch,
         ):
             scratch.write_bytes(bytes(2 << 20))
-        with pytest.raises(StoreError, match="disk is full while writing .*folder; what was"):
+        with pytest.raises(StoreError, match=r"disk is full while writing .*folder; what was"):
             write_folder(disk / "folder", "x" * (2 << 20), overwrite=True)
         assert (disk / "file").read_text() == "old"
         assert (disk / "folder" / "inner" / "second").read_text() == "old"
-        assert sorted(os.listdir(disk)) == ["file", "folder"]
+        assert names_in(disk) == ["file", "folder"]
 
 
 def test_a_read_only_disk_is_named(tmp_path):
@@ -150,9 +156,9 @@ def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path):
         writer.communicate()
         texts = {(tmp_path / "folder" / name).read_text() for name in "abc"}
         assert len(texts) == 1
-        assert sorted(os.listdir(tmp_path / "folder")) == ["a", "b", "c"]
+        assert names_in(tmp_path / "folder") == ["a", "b", "c"]
         for text in (*texts, (tmp_path / "file").read_text()):
             generation = text[: len(text) // 1000]
             assert text == generation * 1000
         sweep_leftovers(tmp_path)
-        assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+        assert names_in(tmp_path) == ["file", "folder"]

@@ -247,7 +247,7 @@ def test_only_an_anndata_store_takes_latents(tmp_path):
     zarr.open_group(tmp_path / "other.zarr", mode="w", zarr_format=3)
     for name in ("other.zarr", "nothing.zarr"):
         with pytest.raises(
-            AtlasError, match="Latents go into an AnnData Zarr v3 store; .* is none"
+            AtlasError, match=r"Latents go into an AnnData Zarr v3 store; .* is none"
         ):
             write(tmp_path / name)
 
@@ -255,7 +255,7 @@ def test_only_an_anndata_store_takes_latents(tmp_path):
 def test_an_absent_latent_is_named_with_those_there_are(store):
     write(store)
     with pytest.raises(
-        LatentsIncompleteError, match="no latent 'X_medl_re' in .*; found: 'X_medl_fe', 'X_other'"
+        LatentsIncompleteError, match=r"no latent 'X_medl_re' in .*; found: 'X_medl_fe', 'X_other'"
     ):
         read_latent(store, "X_medl_re")
 
@@ -277,11 +277,11 @@ def test_a_full_disk_leaves_the_old_latent(tmp_path):
         write(store, blocks=in_blocks(old, 1000))
         for leave_bytes in (100_000, 330_000, 600_000):
             fill(disk, leave_bytes=leave_bytes)
-            with pytest.raises(StoreError, match="disk is full while writing latents to .*atlas"):
+            with pytest.raises(StoreError, match=r"disk is full while writing latents to .*atlas"):
                 write(store, blocks=in_blocks(new, 1000))
             np.testing.assert_array_equal(read_latent(store, "X_medl_fe"), old)
             assert sorted(entry.name for entry in disk.iterdir()) == ["atlas.zarr", "filling"]
-            (disk / "filling").unlink()
+        (disk / "filling").unlink()
         write(store, blocks=in_blocks(new, 1000))
         np.testing.assert_array_equal(ad.read_zarr(store).obsm["X_medl_fe"], new)
 

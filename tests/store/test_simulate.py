@@ -1,3 +1,5 @@
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,10 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
 from medl_scale.errors import ConfigError, OutputExistsError, StoreError
-from medl_scale.progress import Progress
+from medl_scale.progress import JsonProgress
 from medl_scale.store.ground_truth import ground_truth
 from medl_scale.store.simulate import simulate
-from tests.store.disks import small_disk
+from tests.store.disks import fill, small_disk
 
 SIZES = {"n_cells": 3000, "n_genes": 400, "n_batches": 5, "n_labels": 6, "seed": 3}
 
@@ -57,7 +59,7 @@ def test_h5ad_and_zarr_hold_the_same(adata, tmp_path):
     simulate(tmp_path / "atlas.h5ad", **SIZES)
     assert same(ad.read_h5ad(tmp_path / "atlas.h5ad"), adata)
     backed = ad.read_h5ad(tmp_path / "atlas.h5ad", backed="r")
-    assert (backed[10:20].to_memory().X != adata.X[10:20]).nnz == 0
+    np.testing.assert_array_equal(backed.X[10:20].toarray(), adata.X[10:20].toarray())
     backed.file.close()
 
 
@@ -182,7 +184,7 @@ def test_an_existing_atlas_is_not_overwritten_unasked(tmp_path, name):
     sizes = SIZES | {"n_cells": 40}
     read = ad.read_zarr if name.endswith("zarr") else ad.read_h5ad
     simulate(tmp_path / name, **sizes)
-    with pytest.raises(OutputExistsError, match="exists already. Choose another output"):
+    with pytest.raises(OutputExistsError, match=r"exists already\. Choose another output"):
         simulate(tmp_path / name, **sizes | {"n_cells": 50})
     assert read(tmp_path / name).n_obs == 40
     simulate(tmp_path / name, **sizes | {"n_cells": 50}, overwrite=True)
@@ -193,33 +195,23 @@ def test_an_existing_atlas_is_not_overwritten_unasked(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.zarr", "a.h5ad"])
 def test_a_full_disk_leaves_the_old_atlas(tmp_path, name):
     read = ad.read_zarr if name.endswith("zarr") else ad.read_h5ad
-    with small_disk(tmp_path, n_bytes=2 << 20) as disk:
+    with small_disk(tmp_path, n_bytes=24 << 20) as disk:
         simulate(disk / name, **SIZES | {"n_cells": 100, "n_genes": 50})
-        with pytest.raises(StoreError, match="disk is full while writing"):
-            simulate(disk / name, **SIZES | {"n_cells": 20_000}, overwrite=True)
-        assert read(disk / name).n_obs == 100
-        assert [entry.name for entry in disk.iterdir()] == [name]
+        # HDF5 takes a reserve of 16 MiB, so it is full before the first count, or after some.
+        for leave_bytes in (1 << 20, 18 << 20):
+            fill(disk, leave_bytes=leave_bytes if name.endswith("h5ad") else leave_bytes >> 4)
+            with pytest.raises(StoreError, match="disk is full while writing"):
+                simulate(disk / name, **SIZES | {"n_cells": 20_000}, overwrite=True)
+            assert read(disk / name).n_obs == 100
+            assert sorted(entry.name for entry in disk.iterdir()) == [name, "filling"]
 
 
 def test_progress_counts_every_cell(tmp_path):
-    class Counting(Progress):
-        from contextlib import contextmanager
-
-        @contextmanager
-        def step(self, name, total, unit="cells"):
-            self.total, self.done = total, 0
-
-            def advance(n):
-                self.done += n
-
-            yield advance
-
-        def note(self, message, **fields):
-            pass
-
-    progress = Counting()
-    simulate(tmp_path / "a.zarr", **SIZES, progress=progress)
-    assert progress.done == progress.total == 3000
+    stream = io.StringIO()
+    simulate(tmp_path / "a.zarr", **SIZES, progress=JsonProgress(stream))
+    first, last = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["step"], first["total"]) == ("Simulating", 3000)
+    assert last["done"] == 3000
 
 
 MEASURE = """
@@ -236,4 +228,4 @@ def test_memory_does_not_grow_with_the_number_of_cells(tmp_path):
         root = Path(__file__).parents[2]
         return int(subprocess.run(command, capture_output=True, check=True, cwd=root).stdout)
 
-    assert peak_kib(400_000) < 1.25 * peak_kib(40_000)
+    assert peak_kib(300_000) < 1.25 * peak_kib(40_000)

@@ -154,5 +154,7 @@ def test_a_row_with_more_values_than_genes_is_an_error():
 @pytest.mark.parametrize("total", [0, -1, np.nan, np.inf])
 def test_a_size_factor_that_is_not_positive_is_an_error_that_names_the_row(total):
     factors = np.array([1, 1, total, 1], np.float32)
-    with pytest.raises(DataError, match=r"Size factors must be positive numbers; that of row 2 is"):
+    with pytest.raises(
+        DataError, match=r"Size factors must be positive numbers; that of row 2 of the atlas is"
+    ):
         dense_of(rows_of(np.ones((4, 2), np.uint8)), 2, COUNTS, factors)

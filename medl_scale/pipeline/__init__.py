@@ -1,0 +1,15 @@
+"""The order of the steps, and the Python calls that users make.
+
+preparing.py    `prepare`: raw counts to a prepared atlas
+fitting.py      `fit`: models on folds, latents into the atlas
+run.py          `Run`: what a fit leaves on disk, read back
+embedding.py    new cells through a saved model
+describing.py   `info`: what an atlas or a run is
+"""
+
+from medl_scale.pipeline.describing import info
+from medl_scale.pipeline.fitting import fit
+from medl_scale.pipeline.preparing import prepare
+from medl_scale.pipeline.run import Run
+
+__all__ = ["Run", "fit", "info", "prepare"]

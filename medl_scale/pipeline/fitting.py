@@ -1,0 +1,432 @@
+"""`fit`: models on folds, each an independent task, and their latents into the atlas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medl_scale.config import RunConfig, StreamConfig
+from medl_scale.distribute.local import run_tasks
+from medl_scale.distribute.tasks import Task
+from medl_scale.errors import ConfigError, FitFailedError, OutputExistsError
+from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
+from medl_scale.pipeline.run import HISTORY_FILE, SETTINGS_FILE, Run, fit_folder
+from medl_scale.progress import FitLine, Progress
+from medl_scale.settings import build, read_toml, to_toml
+from medl_scale.store.atlas import describe, is_prepared
+from medl_scale.store.atomic import atomic_file, sweep_leftovers
+from medl_scale.store.latents import write_latent
+from medl_scale.train.fit import FitTask, fit_one, read_epochs, read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from medl_scale.distribute.tasks import Outcome
+    from medl_scale.store.atlas import Atlas
+    from medl_scale.train.fit import FitSummary
+
+__all__ = ["fit"]
+
+LATENT_ROWS = 65_536
+# Relative cost of one epoch; longest first keeps workers evenly busy.
+COSTS = {"fe": 1.3, "fec": 1.3, "me": 1.1, "re": 1.1, "ae": 1.0, "aec": 1.0, "pca": 0.2}
+
+
+def fit(
+    data: str | os.PathLike[str] | AnnData,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    config: RunConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    write_latents: bool = True,
+    progress: bool | Progress = True,
+    prepare_settings: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Run:
+    """Train models on an atlas and write the latent of every cell into it.
+
+    Parameters
+    ----------
+    data
+        A prepared atlas, on disk or in memory; or raw counts, which are prepared first.
+    output
+        The run's folder; `runs/<name of the data>` by default.
+    batch_key, labels_key
+        Columns of `obs`; needed for raw counts only.
+    config
+        All settings at once; `settings` go on top.
+    resume
+        Continue a run that was interrupted; finished fits are kept.
+    overwrite
+        Replace a run that is there.
+    write_latents
+        Write the first fold's latents into `obsm` of the atlas (`X_medl_me`, ...).
+    progress
+        Show progress, or where to report to.
+    prepare_settings
+        Other settings of `prepare` for raw counts.
+    settings
+        Fields of `config.RunConfig`; its sections `model`, `train` and `stream` take dictionaries,
+        and their fields may be given flat: `fit(..., models=("me",), n_latent=10, max_epochs=50)`.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    FitFailedError
+        If some fits failed; the others are kept, and `resume` tries again.
+    OutputExistsError
+        If the folder holds a run, and neither `resume` nor `overwrite` was given.
+    ConfigError, DataError, AtlasError, StoreError
+        If settings or data cannot be used.
+
+    Examples
+    --------
+    >>> run = medl_scale.fit("atlas.zarr", models=("me", "re"))
+    >>> run.latent("me")
+    """
+    shown = as_progress(progress)
+    run_config = with_settings(config or RunConfig(), settings)
+    folder = Path(output) if output is not None else default_output(data)
+    _check_output(folder, resume=resume, overwrite=overwrite)
+    ref, prepared_here = _prepared(
+        data, folder, batch_key, labels_key, prepare_settings or {}, shown, resume=resume
+    )
+    atlas = describe(ref)
+    for fold in run_config.folds:
+        atlas.split(fold)
+    in_memory = atlas.path is None
+    if in_memory and run_config.workers > 1:
+        raise ConfigError(
+            "An AnnData in memory is fitted in this process: set workers to 1, or give the path of "
+            "a prepared atlas."
+        )
+    _start_run(folder, run_config, atlas, resume=resume)
+    tasks = _tasks(ref, folder, run_config, resume=resume)
+    outcomes = _run(tasks, run_config.workers, shown)
+    run = Run(folder)
+    with atomic_file(folder / HISTORY_FILE) as scratch:
+        run.history.to_csv(scratch, index=False)
+    _draw_curves(run)
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        if outcome.error is None:
+            for message in outcome.value.warnings:
+                warnings.warn(message, UserWarning, stacklevel=2)
+        elif outcome.traceback is not None:
+            (Path(task.payload.folder) / "error.txt").write_text(outcome.traceback)
+    if write_latents:
+        done = [outcome.value for outcome in outcomes if outcome.error is None]
+        _write_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if failed:
+        _raise_failures(failed, len(outcomes), folder)
+    return run
+
+
+def default_output(data: str | os.PathLike[str] | AnnData) -> Path:
+    """Return the folder of a run when the user names none."""
+    if isinstance(data, str | os.PathLike):
+        return Path("runs") / Path(data).name.split(".")[0]
+    return Path("runs") / "adata"
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """Return settings with nested or flat fields laid on top.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown; the known ones are listed.
+    """
+    values = dataclasses.asdict(config)
+    sections = {
+        name: {field.name for field in dataclasses.fields(getattr(config, name))}
+        for name in ("model", "train", "stream")
+    }
+    for name, value in settings.items():
+        if name in sections:
+            values[name] |= dict(value)
+            continue
+        section = next((s for s, names in sections.items() if name in names), None)
+        if name not in values and section is None:
+            every = sorted({*values, *(n for names in sections.values() for n in names)})
+            raise ConfigError(f"'{name}' is not a setting of fit. Settings: {', '.join(every)}.")
+        if section is None:
+            values[name] = value
+        else:
+            values[section][name] = value
+    for name in ("models", "folds"):
+        if isinstance(values[name], str | int):
+            values[name] = (values[name],)
+    return build(RunConfig, values, place="fit")
+
+
+def _check_output(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise unless the folder may be used; clear it when it may be replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / SETTINGS_FILE).exists():
+        if resume and (folder / "atlas.zarr").exists():
+            return
+        leftovers = {"atlas.zarr"}
+        if {item.name for item in folder.iterdir()} - leftovers or not overwrite:
+            raise OutputExistsError(
+                f"{folder} exists and is not a run of medl-scale. Choose another --output."
+            )
+    if resume:
+        return
+    if not overwrite:
+        raise OutputExistsError(
+            f"{folder} holds a run already. Continue it with --resume, replace it with --overwrite, "
+            "or choose another --output."
+        )
+    shutil.rmtree(folder)
+
+
+def _prepared(
+    data: str | os.PathLike[str] | AnnData,
+    folder: Path,
+    batch_key: str | None,
+    labels_key: str | None,
+    settings: Mapping[str, Any],
+    progress: Progress,
+    *,
+    resume: bool,
+) -> tuple[str | os.PathLike[str] | AnnData, bool]:
+    """Return a prepared atlas, and whether it was made here from raw counts."""
+    if isinstance(data, str | os.PathLike) and Path(data).is_dir():
+        sweep_leftovers(Path(data).parent)
+    if is_prepared(data):
+        return data, False
+    target = default_atlas_path(folder)
+    if resume and is_prepared(target):
+        return str(target), True
+    what = str(data) if isinstance(data, str | os.PathLike) else "The AnnData"
+    if batch_key is None:
+        raise ConfigError(
+            f"{what} is not a prepared atlas. Name the column of obs that holds the batch with "
+            "--batch-key and it is prepared first, or run `medl-scale prepare` yourself."
+        )
+    progress.note(f"{what} is not prepared yet: preparing it in {target}.")
+    prepare(
+        data,
+        target,
+        batch_key=batch_key,
+        labels_key=labels_key,
+        overwrite=True,
+        progress=progress,
+        **settings,
+    )
+    return str(target), True
+
+
+def _start_run(folder: Path, config: RunConfig, atlas: Atlas, *, resume: bool) -> None:
+    """Write what is needed to repeat the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(folder)
+    if resume and (folder / SETTINGS_FILE).exists():
+        before = read_toml(folder / SETTINGS_FILE)["fit"]
+        models = list(dict.fromkeys([*before["models"], *config.models]))
+        folds = sorted({*before["folds"], *config.folds})
+        config = dataclasses.replace(config, models=tuple(models), folds=tuple(folds))
+    with atomic_file(folder / SETTINGS_FILE) as scratch:
+        scratch.write_text(to_toml(fit=config))
+    environment = {
+        "atlas": None if atlas.path is None else str(Path(atlas.path).resolve()),
+        "n_obs": atlas.n_obs,
+        "n_vars": atlas.n_vars,
+        "batch_key": atlas.batch_key,
+        "labels_key": atlas.labels_key,
+        "n_batches": len(atlas.batch_levels),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "versions": {
+            name: version(name) for name in ("medl-scale", "anndata", "keras", "numpy", "zarr")
+        },
+    }
+    with atomic_file(folder / "environment.json") as scratch:
+        scratch.write_text(json.dumps(environment, indent=1))
+
+
+def _tasks(
+    ref: str | os.PathLike[str] | AnnData, folder: Path, config: RunConfig, *, resume: bool
+) -> list[Task]:
+    """Return one task per model and fold."""
+    n_fits = len(config.models) * len(config.folds)
+    n_workers = min(config.workers, n_fits)
+    n_threads = config.train.threads or max(1, (os.cpu_count() or 1) // n_workers)
+    stream: StreamConfig = dataclasses.replace(
+        config.stream, cache_memory=config.stream.cache_memory // n_workers
+    )
+    return [
+        Task(
+            name=f"fit {model} fold {fold}",
+            payload=FitTask(
+                ref=str(ref) if isinstance(ref, str | os.PathLike) else ref,
+                model=model,
+                fold=fold,
+                folder=str(fit_folder(folder, model, fold)),
+                latents=str(folder / "latents.zarr"),
+                model_config=config.model,
+                train_config=config.train,
+                stream_config=stream,
+                n_threads=n_threads,
+                fe_rep=config.fe_rep if model == "me" else None,
+                resume=resume,
+            ),
+            cost=COSTS[model],
+        )
+        for model in config.models
+        for fold in config.folds
+    ]
+
+
+def _run(tasks: Sequence[Task], n_workers: int, progress: Progress) -> list[Outcome]:
+    """Run all fits and show how they stand."""
+    told = {task.name: 0 for task in tasks}
+
+    with progress.fits() as show:
+
+        def update(states: Mapping[str, str]) -> None:
+            lines = []
+            for task in tasks:
+                folder = Path(task.payload.folder)
+                rows, told[task.name] = read_epochs(folder, start=told[task.name])
+                for row in rows:
+                    progress.epoch(task.name, row)
+                lines.append(_line(task, states[task.name], folder))
+            show(lines)
+
+        outcomes = run_tasks(
+            fit_one,
+            tasks,
+            n_workers=n_workers,
+            threads_per_worker=tasks[0].payload.n_threads,
+            on_update=update,
+        )
+        update({o.name: "done" if o.error is None else "failed" for o in outcomes})
+    return outcomes
+
+
+def _line(task: Task, state: str, folder: Path) -> FitLine:
+    """Return how one fit stands."""
+    status = read_status(folder) if state == "running" else None
+    if status is None:
+        return FitLine(task.name, state)
+    return FitLine(
+        task.name,
+        status.state,
+        status.epoch,
+        status.max_epochs,
+        status.share_of_epoch,
+        status.cells_per_s,
+        status.losses,
+    )
+
+
+def _draw_curves(run: Run) -> None:
+    """Leave a picture of the training curves in the run."""
+    from medl_scale.report.curves import training_curves
+
+    history = run.history
+    if history.empty:
+        return
+    terms = [c for c in history if c.startswith(("train_", "val_")) and c != "train_s"]
+    long = history.melt(
+        id_vars=["model", "fold", "epoch", "best"], value_vars=terms, var_name="name"
+    ).dropna(subset=["value"])
+    long[["split", "term"]] = long["name"].str.split("_", n=1, expand=True)
+    training_curves(long.drop(columns="name"), run.path / "curves.png")
+
+
+def _write_latents(
+    run: Run,
+    data: str | os.PathLike[str] | AnnData,
+    ref: str | os.PathLike[str] | AnnData,
+    done: Sequence[FitSummary],
+    fold: int,
+    *,
+    prepared_here: bool,
+) -> None:
+    """Write the first fold's latents into the atlas, and into an AnnData that the user gave."""
+    for summary in done:
+        if summary.fold != fold:
+            continue
+        for key in summary.keys:
+            latent = run.latent(key.removeprefix("X_").removeprefix("medl_"), fold)
+            if isinstance(ref, str | os.PathLike):
+                write_latent(
+                    ref,
+                    key,
+                    _in_blocks(latent),
+                    n_latent=latent.shape[1],
+                    provenance={
+                        "model": summary.model,
+                        "fold": fold,
+                        "run": str(run.path.resolve()),
+                        "best_epoch": summary.best_epoch,
+                        "version": version("medl-scale"),
+                    },
+                )
+            if not isinstance(data, str | os.PathLike):
+                own = _in_own_order(latent, ref, data.n_obs) if prepared_here else latent
+                data.obsm[key] = own
+
+
+def _in_blocks(
+    latent: NDArray[np.float32],
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield rows and values of a latent."""
+    for start in range(0, len(latent), LATENT_ROWS):
+        rows = slice(start, min(start + LATENT_ROWS, len(latent)))
+        yield rows, latent[rows]
+
+
+def _in_own_order(
+    latent: NDArray[np.float32], ref: str | os.PathLike[str] | AnnData, n_obs: int
+) -> NDArray[np.float32]:
+    """Return a latent in the order of the AnnData it came from; NaN for cells that were removed."""
+    import zarr
+
+    group: Any = zarr.open_group(str(ref), mode="r")
+    original = np.asarray(group["obs/medl_original_row"][...])
+    own = np.full((n_obs, latent.shape[1]), np.nan, np.float32)
+    own[original] = latent
+    n_removed = n_obs - len(original)
+    if n_removed:
+        warnings.warn(
+            f"{n_removed:,} cells were removed by min_genes and have NaN as latent. Filter adata by "
+            "`~numpy.isnan(adata.obsm[key]).any(axis=1)`, or lower min_genes.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return own
+
+
+def _raise_failures(failed: Sequence[Outcome], n_fits: int, folder: Path) -> None:
+    """Raise one error that names every failed fit."""
+    listed = "\n".join(f"  {outcome.name}: {outcome.error}" for outcome in failed)
+    raise FitFailedError(
+        f"{len(failed)} of {n_fits} fits failed; the others are kept in {folder}.\n{listed}\n"
+        "Mend the cause and continue with --resume; error.txt in the fit's folder has the details."
+    )

@@ -1,0 +1,254 @@
+"""What a fit leaves on disk, read back: settings, history, latents, models.
+
+A run's folder can be moved, and serves new cells without the atlas.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from medl_scale.errors import ConfigError, LatentsIncompleteError, RunError
+from medl_scale.pipeline.preparing import as_progress
+from medl_scale.settings import read_toml
+from medl_scale.store.latents import read_latent_array
+from medl_scale.train.fit import FitSummary, latent_path, read_summary
+from medl_scale.train.fitted import FittedNetwork
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from medl_scale.progress import Progress
+    from medl_scale.train.fitted import FittedModel
+
+__all__ = ["HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
+
+SETTINGS_FILE = "config.toml"
+HISTORY_FILE = "history.csv"
+
+
+def fit_folder(run: Path, model: str, fold: int) -> Path:
+    """Return the folder of one fit in a run."""
+    return run / "models" / model / f"fold_{fold}"
+
+
+class Run:
+    """A folder that `fit` wrote.
+
+    Parameters
+    ----------
+    path
+        The run's folder.
+
+    Raises
+    ------
+    RunError
+        If the folder holds no run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not (self.path / SETTINGS_FILE).exists():
+            raise RunError(
+                f"{self.path} is not a run: it has no {SETTINGS_FILE}. Give the folder that "
+                "fit wrote (its --output)."
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """Return the run in a folder."""
+        return cls(path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {', '.join(self.models)}; folds {self.folds})"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the run, as in its `config.toml`."""
+        return read_toml(self.path / SETTINGS_FILE)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models that were asked for."""
+        return tuple(self.settings["fit"]["models"])
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Folds that were asked for."""
+        return tuple(self.settings["fit"]["folds"])
+
+    @property
+    def atlas_path(self) -> str | None:
+        """Where the atlas lay when the run was made; None for an AnnData in memory."""
+        atlas: str | None = self.environment.get("atlas")
+        return atlas
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine and atlas of the run, as in its `environment.json`."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per model, fold and epoch: every loss term, cells/s, loader wait, peak memory."""
+        tables = [
+            pd.read_csv(path)
+            for model in self.models
+            for fold in self.folds
+            if (path := fit_folder(self.path, model, fold) / HISTORY_FILE).exists()
+        ]
+        filled = [table for table in tables if not table.empty]
+        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+    def finished(self) -> dict[tuple[str, int], FitSummary]:
+        """Return how each finished fit ended, by model and fold."""
+        found = {}
+        for model in self.models:
+            for fold in self.folds:
+                folder = fit_folder(self.path, model, fold)
+                if (folder / "done.json").exists():
+                    found[model, fold] = read_summary(folder)
+        return found
+
+    def latent(self, model: str, fold: int = 0) -> NDArray[np.float32]:
+        """Return the latent of every cell, (n_obs, n_latent) float32, in the atlas' order.
+
+        Parameters
+        ----------
+        model
+            A model of the run; `pca_batch_centred` for PCA with batch means subtracted.
+        fold
+            One of the run's folds.
+
+        Raises
+        ------
+        LatentsIncompleteError
+            If the run has no such latent.
+        """
+        path = latent_path(self.path / "latents.zarr", model, fold)
+        if not path.exists():
+            found = sorted(
+                f"{item.parent.name} {item.name.replace('_', ' ')}"
+                for item in (self.path / "latents.zarr").glob("*/fold_*")
+            )
+            listed = ", ".join(found) or "none"
+            raise LatentsIncompleteError(
+                f"The run {self.path} has no latent of model '{model}' fold {fold}; found: {listed}. "
+                "Finish it with --resume, or choose one of these."
+            )
+        return read_latent_array(path)
+
+    def model(self, model: str, fold: int = 0) -> FittedModel:
+        """Return a trained model.
+
+        Raises
+        ------
+        RunError
+            If the run has no such finished model.
+        """
+        return _load(self.path, model, fold)
+
+    def posterior(self, model: str, batch: str, layer: str | None = None, *, fold: int = 0) -> Any:
+        """Return the posterior of one batch's random effects.
+
+        Parameters
+        ----------
+        model
+            `me` or `re`.
+        batch
+            Name of a batch.
+        layer
+            `encoder0`, `decoder0`, ...; by default the output layer, whose effects are per gene.
+
+        Returns
+        -------
+        `tfp.distributions.Independent` with event shape (2, width): scales, then shifts.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no random effects, or no such layer or batch.
+        """
+        from medl_scale.models.posteriors import posterior
+
+        fitted = self.model(model, fold)
+        effects = fitted.effects() if isinstance(fitted, FittedNetwork) else {}
+        levels = fitted.vocabulary.batch_levels
+        if not effects:
+            raise ConfigError(
+                f"Model '{model}' has no random effects. Models that have: 'me', 're'."
+            )
+        chosen = layer or max(name for name in effects if name.startswith("decoder"))
+        if chosen not in effects:
+            raise ConfigError(f"'{chosen}' is not a layer with effects. Layers: {sorted(effects)}.")
+        if batch not in levels:
+            raise ConfigError(f"'{batch}' is not a batch of the run. Batches: {', '.join(levels)}.")
+        return posterior(effects[chosen], levels.index(batch))
+
+    def embed(
+        self,
+        adata: str | os.PathLike[str] | AnnData,
+        *,
+        models: tuple[str, ...] | None = None,
+        fold: int | None = None,
+        layer: str | None = None,
+        progress: bool | Progress = True,
+    ) -> AnnData:
+        """Return latents of new cells.
+
+        Genes are matched by name; missing ones count as zero, with a warning. Batches that the run
+        does not know take the prior mean of the random effects, and are listed in a warning.
+
+        Parameters
+        ----------
+        adata
+            New cells in the units that the run was prepared from: any input of `prepare`.
+        models
+            Models to embed with; all finished ones by default.
+        fold
+            Whose models; the run's first fold by default.
+        layer
+            Layer to read instead of `X`.
+
+        Returns
+        -------
+        AnnData
+            The cells' `obs`, and their latents in `obsm`. If `adata` is an AnnData, its own `obsm`
+            gets them too.
+
+        Raises
+        ------
+        DataError
+            If no gene is shared, or values are not in the run's units.
+        RunError
+            If a model is not finished.
+        """
+        from medl_scale.pipeline.embedding import embed
+
+        return embed(
+            self,
+            adata,
+            models=models,
+            fold=self.folds[0] if fold is None else fold,
+            layer=layer,
+            progress=as_progress(progress),
+        )
+
+
+@cache
+def _load(path: Path, model: str, fold: int) -> FittedModel:
+    """Return a trained model, loaded once."""
+    from medl_scale.train.fitted import load_model
+
+    return load_model(fit_folder(path, model, fold), n_threads=os.cpu_count() or 1)[0]
