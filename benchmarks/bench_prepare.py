@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -86,7 +87,7 @@ def cost(work):
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure_prepare(source, small, target, top_genes, queue):
+def measure_prepare(source, small, target, top_genes):
     warnings.simplefilter("ignore")
     from medl_scale.config import PrepareConfig
     from medl_scale.store.prepare import prepare
@@ -96,10 +97,10 @@ def measure_prepare(source, small, target, top_genes, queue):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = cost(lambda: prepare([source], target / "atlas.zarr", config))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    queue.put({"wall_s": wall, "cpu_s": cpu, "peak_mib": peak / 1024, "idle_mib": before / 1024})
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mib": peak / 1024, "idle_mib": before / 1024}
 
 
-def measure_scanpy(small, top_genes, queue):
+def measure_scanpy(small, top_genes):
     warnings.simplefilter("ignore")
     import anndata
     import scanpy
@@ -115,18 +116,14 @@ def measure_scanpy(small, top_genes, queue):
 
     pipeline()
     wall, cpu = cost(pipeline)
-    queue.put({"wall_s": wall, "cpu_s": cpu})
+    return {"wall_s": wall, "cpu_s": cpu}
 
 
 def in_process(function, *arguments):
-    """Run `function` in a fresh process and return what it puts into its queue."""
+    """Return `function(*arguments)` of a fresh process."""
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=function, args=(*arguments, queue))
-    process.start()
-    result = queue.get()
-    process.join()
-    return result
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(function, *arguments).result()
 
 
 def main():

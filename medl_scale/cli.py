@@ -260,7 +260,7 @@ def fit(
         float | None, typer.Option(help="Adam's rate (1e-3; papers' presets 1e-4).")
     ] = None,
     early_stopping_patience: Annotated[
-        int | None, typer.Option(help="Steps without a better validation loss (150).")
+        int | None, typer.Option(help="Steps without a better validation loss (50 to 150).")
     ] = None,
     cache_memory: Annotated[
         str | None, typer.Option(help="Host memory for decoded rows, such as 2GiB (2GiB); 0: none.")

@@ -20,18 +20,18 @@ MOST_LEVELS = 12
 def print_run(run: Run) -> None:
     """Print one row per fit: how it ended and what it cost."""
     console = Console()
-    table = Table(title=f"Run {run.path}", title_justify="left")
-    titles = ["model", "fold", "latent", "best epoch", "val loss", "error / variance",
-              "batch probe", "iLISI", "cells/s", "time", "peak memory"]  # fmt: skip
+    table = Table(title=f"Run {run.path}", title_justify="left", box=None, pad_edge=False)
+    titles = ["model", "fold", "dim", "epoch", "val loss", "error", "probe", "iLISI", "cells/s",
+              "time", "memory"]  # fmt: skip
     for title in titles:
-        table.add_column(title, justify="left" if title == "model" else "right")
+        table.add_column(title, justify="left" if title == "model" else "right", no_wrap=True)
     for (model, fold), fit in run.finished().items():
         probe = fit.probe or {}
         table.add_row(
             model,
             str(fold),
             str(fit.n_latent),
-            f"{fit.best_epoch + 1} of {fit.n_epochs}" if fit.n_epochs else "",
+            f"{fit.best_epoch + 1}/{fit.n_epochs}" if fit.n_epochs else "",
             _number(fit.losses.get("val_total")),
             _number(fit.relative_error),
             _number(probe.get("forest_accuracy")),
@@ -41,6 +41,11 @@ def print_run(run: Run) -> None:
             _size(fit.peak_memory_bytes) if fit.peak_memory_bytes else "",
         )
     console.print(table)
+    console.print(
+        "epoch: best / trained; error: validation error over the genes' variance; probe: share of cells "
+        "whose batch a fresh forest reads from the latent; iLISI: batches around a cell",
+        style="dim",
+    )
     keys = sorted({key for fit in run.finished().values() for key in fit.keys})
     console.print(f"Latents: {', '.join(keys) or 'none'}", highlight=False)
     if (run.path / "curves.png").exists():

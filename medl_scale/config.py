@@ -178,7 +178,7 @@ class TrainConfig:
     """None: 1e-3, or 1e-4 with a published preset."""
     early_stopping_patience: int | None = None
     """Optimiser steps without a better validation loss before the learning rate falls or the fit
-    ends; None: 150, or 30 epochs with a published preset."""
+    ends; None: 10 epochs, within 50 to 150 steps, or 30 epochs with a published preset."""
     compile: Compile = "auto"
     """Let XLA compile the step (TensorFlow): `auto` does so where it is measured to be faster."""
     checkpoint_every_s: float = 30.0

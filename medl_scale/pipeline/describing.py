@@ -69,10 +69,15 @@ def _atlas_info(path: Path) -> dict[str, Any]:
         "labels_key": atlas.labels_key,
         "labels": labels,
         "folds": np.diff(atlas.part_bounds).tolist(),
-        "latents": read_latent_provenance(path),
+        "latents": {key: read_latent_provenance(path, key) for key in sorted(_keys(group))},
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "provenance": dict(atlas.provenance),
     }
+
+
+def _keys(group: Any) -> list[str]:
+    """Return the obsm keys of a store."""
+    return list(group["obsm"].keys()) if "obsm" in group else []
 
 
 def _run_info(run: Run) -> dict[str, Any]:

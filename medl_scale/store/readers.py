@@ -57,10 +57,11 @@ class CsrMatrix(Matrix):
             raise StoreError(
                 f"its row pointer has {len(self.indptr):,} entries, not {shape[0] + 1:,} rising"
             )
-        if len(data) < stored or len(indices) < stored:
+        n_values, n_indices = int(data.shape[0]), int(indices.shape[0])
+        if n_values < stored or n_indices < stored:
             raise StoreError(
-                f"its row pointer asks for {stored:,} values; {len(data):,} values and "
-                f"{len(indices):,} indices are there"
+                f"its row pointer asks for {stored:,} values; {n_values:,} values and "
+                f"{n_indices:,} indices are there"
             )
         for array in (data, indices):
             _check_chunks(array)

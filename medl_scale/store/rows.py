@@ -24,7 +24,8 @@ type Group = zarr.Group | Any
 """A Zarr or an HDF5 group; h5py has no types."""
 
 _CHUNK = 65_536
-_CHUNKS_A_SHARD = 64
+_CHUNKS_A_SHARD = 16
+_COMPRESSOR = BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")
 
 
 class RowBlock(NamedTuple):
@@ -73,13 +74,13 @@ class RowWriter:
         self._nnz = 0
         _encode(root, "anndata", "0.1.0")
         self._x = _group(root, "X", "csr_matrix", "0.1.0")
-        self._data = _Column(self._x, "data", np.uint16)
-        self._indices = _Column(self._x, "indices", np.int32)
-        self._indptr = _Column(self._x, "indptr", np.int64)
+        self._data = _Column(self._x, "data", np.uint16, encoding=None, in_shards=True)
+        self._indices = _Column(self._x, "indices", np.int32, encoding=None, in_shards=True)
+        self._indptr = _Column(self._x, "indptr", np.int64, encoding=None)
         self._indptr.append(np.zeros(1, dtype=np.int64))
 
         obs = _frame(root, "obs", [*levels, *numbers])
-        self._names = _Column(obs, "_index", str)
+        self._names = _Column(obs, "_index", str, encoding="string-array")
         self._codes = {}
         for column, column_levels in levels.items():
             group = _group(obs, column, "categorical", "0.2.0")
@@ -126,26 +127,34 @@ class RowWriter:
 
 
 class _Column:
-    """A one-dimensional array that grows at its end, whole chunks (or shards) at a time."""
+    """A one-dimensional array that grows at its end, whole chunks (or shards) at a time.
 
-    def __init__(self, group: Group, name: str, dtype: Any) -> None:
-        self._array: Any
+    Arrays with a value per count lie in shards, where there are any: else chunks of 10 million
+    cells would be a hundred thousand files.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        name: str,
+        dtype: Any,
+        *,
+        encoding: str | None = "array",
+        in_shards: bool = False,
+    ) -> None:
         self._held: list[NDArray[Any]] = []
         self._n_held = 0
         is_text = dtype is str
+        self._step = _CHUNK * _CHUNKS_A_SHARD if in_shards else _CHUNK
         if isinstance(group, zarr.Group):
-            shard = _CHUNK * _CHUNKS_A_SHARD
-            self._array = group.create_array(
+            self._array: Any = group.create_array(
                 name,
                 shape=(0,),
                 chunks=(_CHUNK,),
                 dtype=dtype,
-                shards=None if is_text else (shard,),
-                compressors="auto"
-                if is_text
-                else BloscCodec(cname="lz4", clevel=3, shuffle="shuffle"),
+                shards=(self._step,) if in_shards else None,
+                compressors="auto" if is_text else _COMPRESSOR,
             )
-            self._step = _CHUNK if is_text else shard
         else:
             self._array = group.create_dataset(
                 name,
@@ -156,9 +165,8 @@ class _Column:
                 compression=None if is_text else "lzf",
                 shuffle=None if is_text else True,
             )
-            self._step = _CHUNK
-        if not name.startswith(("data", "indices", "indptr")):
-            _encode(self._array, "string-array" if is_text else "array", "0.2.0")
+        if encoding is not None:
+            _encode(self._array, encoding, "0.2.0")
 
     def append(self, values: NDArray[Any]) -> None:
         """Hold `values`, and write as many whole steps as are held."""

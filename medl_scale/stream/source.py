@@ -57,10 +57,10 @@ class DiskSource(Source):
     Notes
     -----
     annbatch reads, with zarrs as codec pipeline. Its `Loader` is asked for the rows directly, at
-    the point where its iterator asks too: that iterator then makes a SciPy matrix (which widens
-    16-bit columns) and copies rows out of it twice, together 20 % of the time for runs of 256 rows
-    and 33 % for runs of 1,024, and none of it is wanted here. `_index_datasets` is not public:
-    annbatch is pinned below 0.4, and the tests compare every row with what was written.
+    the point where its iterator asks too: that iterator goes on to make a SciPy matrix (which
+    widens 16-bit columns) and to copy rows out of it. That takes about 20 % of the time for runs
+    of 256 rows and 33 % for runs of 1,024, and `densify` needs neither. `_index_datasets` is not
+    public: annbatch is pinned below 0.4, and the tests compare every row with what was written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

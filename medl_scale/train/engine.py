@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -16,7 +20,14 @@ if TYPE_CHECKING:
     from medl_scale.models.variational import EffectTable
     from medl_scale.train.effects import NoiseTable
 
-__all__ = ["EffectOptions", "Engine", "Feeds", "backend_name", "build_engine"]
+__all__ = [
+    "EffectOptions",
+    "Engine",
+    "Feeds",
+    "backend_name",
+    "build_engine",
+    "native_log_kept_back",
+]
 
 
 @dataclass(frozen=True)
@@ -82,9 +93,34 @@ class Engine(ABC):
 
 def backend_name() -> str:
     """Return the Keras backend in use: `tensorflow` or `jax`."""
-    import keras
-
+    if "keras" in sys.modules:
+        import keras
+    else:
+        with native_log_kept_back():
+            import keras
     return str(keras.backend.backend())
+
+
+@contextmanager
+def native_log_kept_back() -> Iterator[None]:
+    """Hold back what native libraries write to standard error, unless an error comes of it.
+
+    TensorFlow tells at every start that it found no GPU driver and uses oneDNN, before any of its
+    log settings takes effect.
+    """
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def build_engine(

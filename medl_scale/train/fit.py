@@ -31,7 +31,12 @@ from medl_scale.stream.minibatches import blocks
 from medl_scale.stream.source import open_source
 from medl_scale.stream.statistics import TrainStatistics, train_statistics
 from medl_scale.train.effects import NoiseTable
-from medl_scale.train.engine import EffectOptions, backend_name, build_engine
+from medl_scale.train.engine import (
+    EffectOptions,
+    backend_name,
+    build_engine,
+    native_log_kept_back,
+)
 from medl_scale.train.fitted import FittedModel, FittedNetwork, Vocabulary
 from medl_scale.train.loop import LoopConfig, Position, Status, TrainData, Training
 from medl_scale.train.pca import fit_pca
@@ -64,9 +69,11 @@ EPOCHS_FILE = "epochs.jsonl"
 VALIDATE_EVERY_STEPS = 10
 WARM_UP_STEPS = 20
 RAMP_STEPS = 150
-PATIENCE_STEPS = 150
-COMPILED_FROM_STEPS = 1500
-"""XLA takes seconds to compile the FE step and then saves some 5 % of it."""
+PATIENCE_EPOCHS = 10
+PATIENCE_STEPS = (50, 150)
+"""Bounds of the patience of 10 epochs, in steps: see docs/decisions/0005."""
+COMPILED_FROM_STEPS = 100
+"""Steps an epoch from which the seconds that XLA takes to compile pay off."""
 
 
 @dataclass(frozen=True)
@@ -463,7 +470,8 @@ def _loop_config(task: FitTask, n_train: int) -> LoopConfig:
         patience = train.early_stopping_patience or 30 * steps_per_epoch
         rule = StoppingRule(patience, rate_drops=0, minimum_checks=1)
     else:
-        patience = train.early_stopping_patience or PATIENCE_STEPS
+        by_epochs = int(np.clip(PATIENCE_EPOCHS * steps_per_epoch, *PATIENCE_STEPS))
+        patience = train.early_stopping_patience or by_epochs
         rule = StoppingRule(patience, rate_drops=1, minimum_gain=1e-3)
     default_rate = 1e-4 if published and task.model != "me" else 1e-3
     return LoopConfig(
@@ -483,15 +491,11 @@ def _loop_config(task: FitTask, n_train: int) -> LoopConfig:
 
 
 def _is_compiled(task: FitTask, network: Network, n_train: int) -> bool:
-    """Say whether XLA compiles the step: measured faster for FE on CPUs, much slower for effects."""
+    """Say whether XLA compiles the step: faster for FE on CPUs in long fits, slower for effects."""
     if task.train_config.compile != "auto":
         return task.train_config.compile == "on"
-    steps = n_train / task.stream_config.minibatch_size * task.train_config.max_epochs
-    return (
-        not network.effect_widths
-        and task.train_config.max_epochs < 500
-        and steps > COMPILED_FROM_STEPS
-    )
+    steps_per_epoch = n_train / task.stream_config.minibatch_size
+    return not network.effect_widths and steps_per_epoch >= COMPILED_FROM_STEPS
 
 
 def _vocabulary(ref: AtlasRef, atlas: Atlas, statistics: TrainStatistics) -> Vocabulary:
@@ -639,3 +643,5 @@ def _limit_threads(n_threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         return
+    with native_log_kept_back():
+        tf.config.list_logical_devices()
