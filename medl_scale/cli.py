@@ -5,13 +5,14 @@ Nothing heavy is imported here, so that `medl-scale --help` answers at once.
 
 from __future__ import annotations
 
-import sys
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, override
 
 import typer  # noqa: TID253 - the command line is what it is for
+from typer.core import TyperGroup  # noqa: TID253
 
 from medl_scale.config import (
     MODELS,
@@ -26,9 +27,9 @@ from medl_scale.config import (
 from medl_scale.errors import ConfigError, MedlError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
-    from medl_scale.config import RunConfig
+    from medl_scale.config import PrepareConfig, RunConfig
     from medl_scale.progress import Progress
 
 __all__ = ["app", "main"]
@@ -36,8 +37,27 @@ __all__ = ["app", "main"]
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+
+class Commands(TyperGroup):
+    """The commands: what users can mend, and Ctrl-C, become one line and an exit code."""
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MedlError as error:
+            notes = getattr(error, "__notes__", [])
+            _talk(ctx).fail("error", " ".join([f"Error: {error}", *notes]))
+            raise typer.Exit(EXIT_USER_ERROR) from error
+        except KeyboardInterrupt as error:
+            rest = "Continue the run with --resume." if ctx.invoked_subcommand == "fit" else ""
+            _talk(ctx).fail("interrupted", f"Interrupted. {rest}".rstrip())
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
 app = typer.Typer(
     name="medl-scale",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -73,6 +93,32 @@ class Talk:
         if not self.quiet and not self.log_json:
             typer.echo(message)
 
+    def warn(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        """Print a warning meant for users as one line; leave out those of libraries to each other."""
+        if not issubclass(category, UserWarning):
+            return
+        if self.log_json:
+            self.progress().note(str(message), level="warning")
+        elif not self.quiet:
+            typer.echo(f"Warning: {message}", err=True)
+
+    def fail(self, level: str, message: str) -> None:
+        """Print why the command ends."""
+        if self.log_json:
+            self.progress().note(message, level=level)
+        else:
+            typer.echo(message, err=True)
+
+
+def _talk(ctx: typer.Context, **how: bool) -> Talk:
+    """Return how the running command talks, having set it where options are given."""
+    root = ctx.find_root()
+    if how or root.obj is None:
+        root.obj = Talk(**how)
+        warnings.showwarning = root.obj.warn
+    talk: Talk = root.obj
+    return talk
+
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="One line an epoch.")]
@@ -95,6 +141,7 @@ PrintConfig = Annotated[
 
 @app.command()
 def simulate(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Argument(help="OUT.zarr or OUT.h5ad.")],
     cells: Annotated[int, typer.Option(help="Number of cells.")] = 20_000,
     genes: Annotated[int, typer.Option(help="Number of genes.")] = 2_000,
@@ -106,9 +153,9 @@ def simulate(
     log_json: LogJson = False,
 ) -> None:
     """Simulate raw counts with cell types and batch effects, in blocks."""
+    talk = _talk(ctx, quiet=quiet, log_json=log_json)
     from medl_scale.store.simulate import simulate as write_simulation
 
-    talk = Talk(quiet=quiet, log_json=log_json)
     write_simulation(
         output,
         n_cells=cells,
@@ -126,6 +173,7 @@ def simulate(
 
 @app.command()
 def prepare(
+    ctx: typer.Context,
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -172,14 +220,9 @@ def prepare(
     log_json: LogJson = False,
 ) -> None:
     """Make a prepared atlas of raw counts: filter, choose genes, shuffle, split; out of core."""
-    import dataclasses
-
-    from medl_scale.config import PrepareConfig
-    from medl_scale.settings import build, merge, read_toml, to_toml
-    from medl_scale.store.prepare import prepare as write_atlas
-
+    talk = _talk(ctx, quiet=quiet, log_json=log_json)
     given = {
-        "batch_key": batch_key or ("batch" if batch_from_file else None),
+        "batch_key": batch_key,
         "labels_key": labels_key,
         "layer": layer,
         "n_top_genes": n_top_genes,
@@ -194,21 +237,19 @@ def prepare(
         "folds": folds,
         "seed": seed,
     }
-    values = merge(read_toml(config).get("prepare", {}) if config else {}, given)
-    if "batch_key" not in values:
-        raise ConfigError("The batch is needed: name its column of obs with --batch-key.")
-    keep_all = values.get("n_top_genes") == 0
-    settings = build(
-        PrepareConfig,
-        {**values, "n_top_genes": None if keep_all else values.get("n_top_genes", 3000)},
-        place="prepare",
-    )
+    settings = _prepare_config(config, given)
     if print_config:
-        typer.echo(to_toml(prepare=dataclasses.replace(settings)), nl=False)
+        from medl_scale.settings import to_toml
+
+        # TOML cannot say None, and to leave it out would mean the default.
+        typer.echo(
+            to_toml(prepare=vars(settings) | {"n_top_genes": settings.n_top_genes or 0}), nl=False
+        )
         return
     if output is None:
         raise ConfigError("The atlas needs a place: name it with --output, such as -o atlas.zarr.")
-    talk = Talk(quiet=quiet, log_json=log_json)
+    from medl_scale.store.prepare import prepare as write_atlas
+
     atlas = write_atlas(
         list(inputs), output, settings, overwrite=overwrite, progress=talk.progress()
     )
@@ -220,6 +261,7 @@ def prepare(
 
 @app.command()
 def fit(
+    ctx: typer.Context,
     data: Annotated[Path, typer.Argument(help="Prepared atlas, or raw counts (prepared first).")],
     models: Annotated[
         str | None, typer.Option(help=f"Comma-separated, from {','.join(MODELS)} (me,fe,re).")
@@ -294,8 +336,7 @@ def fit(
     classifier), re (random effects), ae / aec (no adversary), pca (plain and batch-centred).
     KERAS_BACKEND=jax trains on JAX instead of TensorFlow.
     """
-    from medl_scale.settings import read_toml, to_toml
-
+    talk = _talk(ctx, quiet=quiet, verbose=verbose, log_json=log_json)
     given = {
         "models": None if models is None else tuple(m.strip() for m in models.split(",") if m),
         "folds": _folds(fold, folds),
@@ -322,15 +363,18 @@ def fit(
             "cache_memory": None if cache_memory is None else _bytes(cache_memory),
         },
     }
-    file = read_toml(config) if config else {}
-    settings = _run_config(file.get("fit", {}), given)
+    from medl_scale.settings import read_sections, to_toml
+
+    file = read_sections(config)
+    if resume and config is None:
+        file |= {"fit": _stored_settings(data, output)}
+    settings = _run_config(file["fit"], given)
     if print_config:
         typer.echo(to_toml(fit=settings), nl=False)
         return
     from medl_scale.pipeline import fit as run_fit
 
-    talk = Talk(quiet=quiet, verbose=verbose, log_json=log_json)
-    prepare_settings = dict(file.get("prepare", {}))
+    prepare_settings = dict(file["prepare"])
     run = run_fit(
         data,
         output=output,
@@ -351,6 +395,7 @@ def fit(
 
 @app.command()
 def embed(
+    ctx: typer.Context,
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     new: Annotated[Path, typer.Argument(help="New cells: any input of prepare.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="OUT.h5ad or OUT.zarr.")],
@@ -364,11 +409,11 @@ def embed(
     log_json: LogJson = False,
 ) -> None:
     """Write the latents of new cells from a saved run; the atlas is not needed."""
+    talk = _talk(ctx, quiet=quiet, log_json=log_json)
     from medl_scale.pipeline import Run
     from medl_scale.pipeline.embedding import check_output, write_embedded
 
-    check_output(output, overwrite=overwrite)
-    talk = Talk(quiet=quiet, log_json=log_json)
+    check_output(output, new, overwrite=overwrite)
     chosen = None if models is None else tuple(name.strip() for name in models.split(","))
     loaded = Run.load(run)
     embedded = loaded.embed(new, models=chosen, fold=fold, layer=layer, progress=talk.progress())
@@ -395,42 +440,38 @@ def info(
     print_info(found)
 
 
-def main() -> None:
-    """Run the command line; known errors become one line and exit code 2."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line, on the process's arguments by default, and exit."""
+    # What TensorFlow's Python side logs below errors is for those who develop with it.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        code = _run(lambda: app(standalone_mode=False))
-    sys.exit(code)
+        app(args=args, prog_name="medl-scale")
 
 
-def _run(command: Callable[[], Any]) -> int:
-    """Return the exit code of a command."""
-    from click.exceptions import Abort, ClickException, Exit
+def _prepare_config(path: Path | None, given: dict[str, Any]) -> PrepareConfig:
+    """Return the settings of `prepare` from a file and the command line."""
+    from medl_scale.config import PrepareConfig
+    from medl_scale.settings import build, merge, read_sections
 
-    try:
-        result = command()
-    except MedlError as error:
-        typer.echo(f"Error: {error}", err=True)
-        return EXIT_USER_ERROR
-    except ClickException as error:
-        error.show()
-        return error.exit_code
-    except Exit as error:
-        return error.exit_code
-    except (Abort, KeyboardInterrupt):
-        typer.echo("Interrupted. A fit continues where it stood with --resume.", err=True)
-        return EXIT_INTERRUPTED
-    return result if isinstance(result, int) else 0
+    values = merge(read_sections(path)["prepare"], given)
+    if values.get("batch_from_file"):
+        values.setdefault("batch_key", "batch")
+    if "batch_key" not in values:
+        raise ConfigError("The batch is needed: name its column of obs with --batch-key.")
+    return build(PrepareConfig, values, place="prepare")
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print warnings meant for users as one line; leave out those of libraries to each other."""
-    if issubclass(category, UserWarning):
-        typer.echo(f"Warning: {message}", err=True)
+def _stored_settings(data: Path, output: Path | None) -> dict[str, Any]:
+    """Return the settings of the run that is to be resumed; empty if it has not come to them."""
+    from medl_scale.pipeline.fitting import default_output
+    from medl_scale.pipeline.run import SETTINGS_FILE, Run
+
+    folder = output or default_output(data)
+    return dict(Run(folder).settings["fit"]) if (folder / SETTINGS_FILE).exists() else {}
 
 
 def _run_config(file: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
-    """Return settings from a file and the command line."""
+    """Return the settings of `fit` from a file and the command line."""
     from medl_scale.config import RunConfig
     from medl_scale.settings import build, merge
 
@@ -455,7 +496,7 @@ def _bytes(text: str) -> int:
     unit = next((name for name in factors if lowered.endswith(name)), "")
     try:
         return int(float(lowered.removesuffix(unit)) * factors.get(unit, 1))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(
             f"--cache-memory must be a number of bytes with an optional unit such as 2GiB; got {text!r}."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["print_info", "print_run"]
 
 MOST_LEVELS = 12
+NOT_A_TERMINAL = 160
 
 
 def print_run(run: Run) -> None:
     """Print one row per fit: how it ended and what it cost."""
-    console = Console()
+    console = _console()
     table = Table(title=f"Run {run.path}", title_justify="left", box=None, pad_edge=False)
     titles = ["model", "fold", "dim", "epoch", "val loss", "error", "probe", "iLISI", "cells/s",
               "time", "memory"]  # fmt: skip
@@ -56,7 +58,7 @@ def print_run(run: Run) -> None:
 
 def print_info(found: Mapping[str, Any]) -> None:
     """Print what an atlas or a run is."""
-    console = Console()
+    console = _console()
     if found["kind"] == "atlas":
         _print_atlas(console, found)
     else:
@@ -89,7 +91,7 @@ def _print_fits(console: Console, found: Mapping[str, Any]) -> None:
     """Print a run: its fits, their state and best losses."""
     console.print(f"[b]run[/b]    {found['path']}\n[b]atlas[/b]  {found['atlas']}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for title in ("model", "fold", "state", "best epoch", "losses"):
+    for title in ("model", "fold", "state", "epoch", "losses"):
         table.add_column(title)
     for fit in found["fits"]:
         losses = "  ".join(
@@ -97,10 +99,14 @@ def _print_fits(console: Console, found: Mapping[str, Any]) -> None:
             for name, value in fit.get("losses", {}).items()
             if name.startswith("val_")
         )
-        table.add_row(
-            fit["model"], str(fit["fold"]), fit["state"], str(fit.get("best_epoch", "")), losses
-        )
+        epochs = f"{fit['best_epoch'] + 1}/{fit['epochs']}" if fit.get("epochs") else ""
+        table.add_row(fit["model"], str(fit["fold"]), fit["state"], epochs, losses)
     console.print(table, highlight=False)
+
+
+def _console() -> Console:
+    """Return where tables go; files and pipes get whole lines."""
+    return Console() if sys.stdout.isatty() else Console(width=NOT_A_TERMINAL)
 
 
 def _levels(counts: Mapping[str, int]) -> str:

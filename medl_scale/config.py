@@ -65,7 +65,7 @@ class PrepareConfig:
     layer: str | None = None
     """Layer to read instead of `X`."""
     n_top_genes: int | None = 3000
-    """Highly variable genes to keep; None keeps all that pass `min_cells`."""
+    """Highly variable genes to keep; None or 0 keeps all that pass `min_cells`."""
     min_genes: int = 10
     """Cells with fewer detected genes are removed."""
     min_cells: int = 3
@@ -92,7 +92,9 @@ class PrepareConfig:
         check_at_least("min_cells", self.min_cells, 0)
         check_at_least("seed", self.seed, 0)
         if self.n_top_genes is not None:
-            check_at_least("n_top_genes", self.n_top_genes, 1)
+            check_at_least("n_top_genes", self.n_top_genes, 0)
+            # The way to write None in a settings file.
+            object.__setattr__(self, "n_top_genes", self.n_top_genes or None)
         if self.hvg_flavor == "seurat_v3" and self.input_units != "counts":
             raise ConfigError(
                 f"hvg_flavor 'seurat_v3' ranks genes by counts; input_units is "

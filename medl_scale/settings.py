@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,10 @@ from medl_scale.errors import ConfigError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
-__all__ = ["build", "merge", "read_toml", "to_toml"]
+__all__ = ["build", "merge", "read_sections", "read_toml", "to_toml"]
+
+SECTIONS = ("prepare", "fit")
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -30,9 +33,31 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"The settings file {path} does not exist.") from error
+        raise ConfigError(
+            f"The settings file {path} does not exist. Write one with --print-config."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"The settings file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+
+
+def read_sections(path: str | os.PathLike[str] | None) -> dict[str, dict[str, Any]]:
+    """Return the settings of each command in a TOML file, empty ones for None.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not TOML, or has other sections.
+    """
+    found = {} if path is None else read_toml(path)
+    for name, values in found.items():
+        if name not in SECTIONS or not isinstance(values, dict):
+            raise ConfigError(
+                f"{path} holds '{name}', which is no section of settings. Sections: "
+                f"{', '.join(f'[{section}]' for section in SECTIONS)}."
+            )
+    return {name: {} for name in SECTIONS} | found
 
 
 def to_toml(**sections: Any) -> str:
@@ -50,6 +75,8 @@ def build[T](kind: type[T], values: Mapping[str, Any], *, place: str) -> T:
     ConfigError
         If a name is unknown (the known ones are listed) or a value has the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"[{place}] must be a section of settings; got {values!r}.")
     hints = typing.get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     found: dict[str, Any] = {}
@@ -76,7 +103,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
         if isinstance(value, dict):
-            merged[name] = merge(merged.get(name, {}), value)
+            below = merged.get(name, {})
+            # What is no section is left for `build` to refuse.
+            merged[name] = merge(below, value) if isinstance(below, dict) else below
         elif value is not None:
             merged[name] = value
     return merged
@@ -101,8 +130,12 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         return None if value is None else _converted(value, options[0], name)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_converted(item, typing.get_args(hint)[0], name) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if not isinstance(value, bool):
+        # NumPy's numbers, and integers where any number will do.
+        if hint is int and isinstance(value, numbers.Integral):
+            return int(value)
+        if hint is float and isinstance(value, numbers.Real):
+            return float(value)
     plain = {int: int, float: float, str: str, bool: bool}.get(hint)
     if origin is typing.Literal:
         plain = str

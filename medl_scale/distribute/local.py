@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from medl_scale.config import check_at_least
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["run_tasks"]
 
 _UPDATE_S = 0.5
-# Busy workers get this long to end by themselves before they are killed.
-_END_S = 1.0
+# Workers get this long to end by themselves before they are killed.
+_END_S = 0.5
+# More than ending them can take, on a machine that is busy with other things.
+_CLOSE_S = 60.0
 # Read when the libraries are loaded: OpenMP, the BLASes, numba, TensorFlow and XLA.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -188,9 +191,8 @@ def _local_client(
         with ExitStack() as stack:
             with interrupts_deferred():
                 cluster = _start_cluster(n_workers, _bytes_limit(memory_limit, n_workers))
-                stack.callback(cluster.close)
+                stack.callback(_end_cluster, cluster)
                 client = stack.enter_context(Client(cluster, set_as_default=False))
-                stack.callback(cluster.sync, _end_workers, cluster)
             yield client
 
 
@@ -216,14 +218,31 @@ def _start_cluster(n_workers: int, memory_limit: str | float | None) -> LocalClu
         ) from error
 
 
-async def _end_workers(cluster: Any) -> None:
-    """End all worker processes, also those in the middle of a task."""
+def _end_cluster(cluster: LocalCluster) -> None:
+    """End all worker processes, also those in the middle of a task, and the scheduler."""
+    # Whatever might still be stuck then ends with this process; results must not be lost to it.
+    with suppress(TimeoutError):
+        cluster.sync(_end_workers, cluster, callback_timeout=_CLOSE_S)
+        cluster.close(timeout=_CLOSE_S)
+
+
+async def _end_workers(cluster: LocalCluster) -> None:
+    """End all worker processes: idle ones by themselves, others by force."""
     import asyncio
 
-    nannies = cluster.workers.values()
-    await asyncio.gather(
-        *(nanny.close(timeout=_END_S) for nanny in nannies), return_exceptions=True
+    nannies = list(cluster.workers.values())
+    # Dask's own force comes with a time limit that a busy machine exceeds, and a nanny that met it
+    # never closes. With a long limit and a signal of ours it finds its worker gone.
+    closing = asyncio.gather(
+        *(nanny.close(timeout=_CLOSE_S) for nanny in nannies), return_exceptions=True
     )
+    await asyncio.wait([closing], timeout=_END_S)
+    while not closing.done():
+        for nanny in nannies:
+            if nanny.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+        await asyncio.wait([closing], timeout=0.1)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The order of the steps, and the Python calls that users make.
 
 preparing.py    `prepare`: raw counts to a prepared atlas
+starting.py     the folder of a run: may it be used, and what is recorded in it
 fitting.py      `fit`: models on folds, latents into the atlas
 run.py          `Run`: what a fit leaves on disk, read back
 embedding.py    new cells through a saved model

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["check_output", "embed", "write_embedded"]
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise unless latents can be written to a path: its suffix, and nothing there already.
+def check_output(output: Path, new: Path, *, overwrite: bool) -> None:
+    """Raise unless latents of `new` can be written to a path: its suffix, and what is there.
 
     Raises
     ------
@@ -39,13 +39,15 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     """
     if output.suffix not in {".h5ad", ".zarr"}:
         raise ConfigError(f"Latents are written to OUT.h5ad or OUT.zarr; got {output.name!r}.")
+    if output.resolve() == new.resolve():
+        raise ConfigError(f"The output {output} is also the input. Choose another -o.")
     if output.exists() and not overwrite:
         raise OutputExistsError(f"{output} exists already. Choose another -o, or add --overwrite.")
 
 
 def write_embedded(embedded: AnnData, output: Path, *, overwrite: bool) -> None:
     """Write embedded cells to `.h5ad` or `.zarr`, atomically."""
-    check_output(output, overwrite=overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".h5ad":
         with atomic_file(output) as scratch:
             embedded.write_h5ad(scratch)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
-import shutil
-import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +14,14 @@ import numpy as np
 from medl_scale.config import RunConfig, StreamConfig
 from medl_scale.distribute.local import run_tasks
 from medl_scale.distribute.tasks import Task
-from medl_scale.errors import ConfigError, FitFailedError, OutputExistsError
+from medl_scale.errors import ConfigError, FitFailedError, StoreError
 from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
-from medl_scale.pipeline.run import HISTORY_FILE, SETTINGS_FILE, Run, fit_folder
+from medl_scale.pipeline.run import HISTORY_FILE, Run, fit_folder
+from medl_scale.pipeline.starting import check_output, start_run, stored_run
 from medl_scale.progress import FitLine, Progress
-from medl_scale.settings import build, read_toml, to_toml
+from medl_scale.settings import build
 from medl_scale.store.atlas import describe, is_prepared
-from medl_scale.store.atomic import atomic_file, sweep_leftovers
+from medl_scale.store.atomic import atomic_file
 from medl_scale.store.latents import write_latent
 from medl_scale.train.fit import FitTask, fit_one, read_epochs, read_status
 
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.distribute.tasks import Outcome
-    from medl_scale.store.atlas import Atlas
     from medl_scale.train.fit import FitSummary
 
 __all__ = ["fit"]
@@ -72,7 +68,8 @@ def fit(
     config
         All settings at once; `settings` go on top.
     resume
-        Continue a run that was interrupted; finished fits are kept.
+        Continue a run that was interrupted, with its own settings where none are given; finished
+        fits are kept.
     overwrite
         Replace a run that is there.
     write_latents
@@ -104,22 +101,23 @@ def fit(
     >>> run.latent("me")
     """
     shown = as_progress(progress)
-    run_config = with_settings(config or RunConfig(), settings)
     folder = Path(output) if output is not None else default_output(data)
-    _check_output(folder, resume=resume, overwrite=overwrite)
+    check_output(folder, resume=resume, overwrite=overwrite)
+    before = stored_run(folder) if resume else None
+    run_config = with_settings(config or (before.config if before else RunConfig()), settings)
     ref, prepared_here = _prepared(
         data, folder, batch_key, labels_key, prepare_settings or {}, shown, resume=resume
     )
     atlas = describe(ref)
     for fold in run_config.folds:
         atlas.split(fold)
-    in_memory = atlas.path is None
-    if in_memory and run_config.workers > 1:
+    if atlas.path is None and run_config.workers > 1:
         raise ConfigError(
             "An AnnData in memory is fitted in this process: set workers to 1, or give the path of "
             "a prepared atlas."
         )
-    _start_run(folder, run_config, atlas, resume=resume)
+    # Nothing of an older run is touched before all that can be checked has been.
+    start_run(folder, run_config, atlas, before)
     tasks = _tasks(ref, folder, run_config, resume=resume)
     outcomes = _run(tasks, run_config.workers, shown)
     run = Run(folder)
@@ -179,28 +177,6 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     return build(RunConfig, values, place="fit")
 
 
-def _check_output(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise unless the folder may be used; clear it when it may be replaced."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / SETTINGS_FILE).exists():
-        if resume and (folder / "atlas.zarr").exists():
-            return
-        leftovers = {"atlas.zarr"}
-        if {item.name for item in folder.iterdir()} - leftovers or not overwrite:
-            raise OutputExistsError(
-                f"{folder} exists and is not a run of medl-scale. Choose another --output."
-            )
-    if resume:
-        return
-    if not overwrite:
-        raise OutputExistsError(
-            f"{folder} holds a run already. Continue it with --resume, replace it with --overwrite, "
-            "or choose another --output."
-        )
-    shutil.rmtree(folder)
-
-
 def _prepared(
     data: str | os.PathLike[str] | AnnData,
     folder: Path,
@@ -212,14 +188,15 @@ def _prepared(
     resume: bool,
 ) -> tuple[str | os.PathLike[str] | AnnData, bool]:
     """Return a prepared atlas, and whether it was made here from raw counts."""
-    if isinstance(data, str | os.PathLike) and Path(data).is_dir():
-        sweep_leftovers(Path(data).parent)
     if is_prepared(data):
         return data, False
     target = default_atlas_path(folder)
     if resume and is_prepared(target):
+        _check_same_input(data, target)
         return str(target), True
     what = str(data) if isinstance(data, str | os.PathLike) else "The AnnData"
+    if isinstance(data, str | os.PathLike) and not Path(data).exists():
+        raise StoreError(f"{what} does not exist. Give a prepared atlas, or counts to prepare.")
     if batch_key is None:
         raise ConfigError(
             f"{what} is not a prepared atlas. Name the column of obs that holds the batch with "
@@ -238,34 +215,18 @@ def _prepared(
     return str(target), True
 
 
-def _start_run(folder: Path, config: RunConfig, atlas: Atlas, *, resume: bool) -> None:
-    """Write what is needed to repeat the run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep_leftovers(folder)
-    if resume and (folder / SETTINGS_FILE).exists():
-        before = read_toml(folder / SETTINGS_FILE)["fit"]
-        models = list(dict.fromkeys([*before["models"], *config.models]))
-        folds = sorted({*before["folds"], *config.folds})
-        config = dataclasses.replace(config, models=tuple(models), folds=tuple(folds))
-    with atomic_file(folder / SETTINGS_FILE) as scratch:
-        scratch.write_text(to_toml(fit=config))
-    environment = {
-        "atlas": None if atlas.path is None else str(Path(atlas.path).resolve()),
-        "n_obs": atlas.n_obs,
-        "n_vars": atlas.n_vars,
-        "batch_key": atlas.batch_key,
-        "labels_key": atlas.labels_key,
-        "n_batches": len(atlas.batch_levels),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
-        "versions": {
-            name: version(name) for name in ("medl-scale", "anndata", "keras", "numpy", "zarr")
-        },
-    }
-    with atomic_file(folder / "environment.json") as scratch:
-        scratch.write_text(json.dumps(environment, indent=1))
+def _check_same_input(data: str | os.PathLike[str] | AnnData, target: Path) -> None:
+    """Raise if the atlas that an interrupted run prepared is one of other data."""
+    provenance = describe(target).provenance
+    if isinstance(data, str | os.PathLike):
+        same = [Path(one["place"]).name for one in provenance["inputs"]] == [Path(data).name]
+    else:
+        same = (provenance["n_cells_in"], provenance["n_genes_in"]) == data.shape
+    if not same:
+        raise ConfigError(
+            f"{target} was prepared from other data than these. Resume with the same data, or choose "
+            "another --output."
+        )
 
 
 def _tasks(
@@ -369,6 +330,9 @@ def _write_latents(
     prepared_here: bool,
 ) -> None:
     """Write the first fold's latents into the atlas, and into an AnnData that the user gave."""
+    own_rows = None
+    if prepared_here and not isinstance(data, str | os.PathLike):
+        own_rows = _own_rows(ref, data.n_obs)
     for summary in done:
         if summary.fold != fold:
             continue
@@ -389,8 +353,9 @@ def _write_latents(
                     },
                 )
             if not isinstance(data, str | os.PathLike):
-                own = _in_own_order(latent, ref, data.n_obs) if prepared_here else latent
-                data.obsm[key] = own
+                data.obsm[key] = (
+                    latent if own_rows is None else _placed(latent, own_rows, data.n_obs)
+                )
 
 
 def _in_blocks(
@@ -402,24 +367,28 @@ def _in_blocks(
         yield rows, latent[rows]
 
 
-def _in_own_order(
-    latent: NDArray[np.float32], ref: str | os.PathLike[str] | AnnData, n_obs: int
-) -> NDArray[np.float32]:
-    """Return a latent in the order of the AnnData it came from; NaN for cells that were removed."""
+def _own_rows(ref: str | os.PathLike[str] | AnnData, n_obs: int) -> NDArray[np.int64]:
+    """Return which cell of the user's AnnData each row of its atlas is; warn of removed ones."""
     import zarr
 
     group: Any = zarr.open_group(str(ref), mode="r")
-    original = np.asarray(group["obs/medl_original_row"][...])
-    own = np.full((n_obs, latent.shape[1]), np.nan, np.float32)
-    own[original] = latent
-    n_removed = n_obs - len(original)
-    if n_removed:
+    rows: NDArray[np.int64] = np.asarray(group["obs/medl_original_row"][...], np.int64)
+    if len(rows) < n_obs:
         warnings.warn(
-            f"{n_removed:,} cells were removed by min_genes and have NaN as latent. Filter adata by "
-            "`~numpy.isnan(adata.obsm[key]).any(axis=1)`, or lower min_genes.",
+            f"{n_obs - len(rows):,} cells were removed by min_genes and have NaN as latent. Filter "
+            "adata by `~numpy.isnan(adata.obsm[key]).any(axis=1)`, or lower min_genes.",
             UserWarning,
             stacklevel=4,
         )
+    return rows
+
+
+def _placed(
+    latent: NDArray[np.float32], rows: NDArray[np.int64], n_obs: int
+) -> NDArray[np.float32]:
+    """Return a latent in the order of the AnnData it came from; NaN for cells that were removed."""
+    own = np.full((n_obs, latent.shape[1]), np.nan, np.float32)
+    own[rows] = latent
     return own
 
 

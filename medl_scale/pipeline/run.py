@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from medl_scale.config import RunConfig
 from medl_scale.errors import ConfigError, LatentsIncompleteError, RunError
 from medl_scale.pipeline.preparing import as_progress
-from medl_scale.settings import read_toml
+from medl_scale.settings import build, read_toml
 from medl_scale.store.latents import read_latent_array
 from medl_scale.train.fit import FitSummary, latent_path, read_summary
-from medl_scale.train.fitted import FittedNetwork
+from medl_scale.train.fitted import MODEL_FILE, FittedNetwork, load_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from medl_scale.progress import Progress
     from medl_scale.train.fitted import FittedModel
 
-__all__ = ["HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
+__all__ = ["ENVIRONMENT_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
 
 SETTINGS_FILE = "config.toml"
+ENVIRONMENT_FILE = "environment.json"
 HISTORY_FILE = "history.csv"
 
 
@@ -71,8 +73,28 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Settings of the run, as in its `config.toml`."""
-        return read_toml(self.path / SETTINGS_FILE)
+        """Settings of the run, as in its `config.toml`.
+
+        Raises
+        ------
+        ConfigError
+            If the file is damaged.
+        RunError
+            If it is that of something else.
+        """
+        found = read_toml(self.path / SETTINGS_FILE)
+        fit = found.get("fit")
+        if not isinstance(fit, dict) or not {"models", "folds"} <= fit.keys():
+            raise RunError(
+                f"{self.path} is not a run: its {SETTINGS_FILE} has no section [fit] with models and "
+                "folds. Give the folder that fit wrote (its --output)."
+            )
+        return found
+
+    @property
+    def config(self) -> RunConfig:
+        """Settings of the run, checked."""
+        return build(RunConfig, self.settings["fit"], place="fit")
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -94,7 +116,7 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Versions, machine and atlas of the run, as in its `environment.json`."""
         try:
-            found: dict[str, Any] = json.loads((self.path / "environment.json").read_text())
+            found: dict[str, Any] = json.loads((self.path / ENVIRONMENT_FILE).read_text())
         except FileNotFoundError:
             return {}
         return found
@@ -157,7 +179,10 @@ class Run:
         RunError
             If the run has no such finished model.
         """
-        return _load(self.path, model, fold)
+        folder = fit_folder(self.path.resolve(), model, fold)
+        file = folder / MODEL_FILE
+        # A run at the same place may have been replaced.
+        return _load(folder, file.stat().st_mtime_ns if file.exists() else 0)
 
     def posterior(self, model: str, batch: str, layer: str | None = None, *, fold: int = 0) -> Any:
         """Return the posterior of one batch's random effects.
@@ -246,9 +271,7 @@ class Run:
         )
 
 
-@cache
-def _load(path: Path, model: str, fold: int) -> FittedModel:
-    """Return a trained model, loaded once."""
-    from medl_scale.train.fitted import load_model
-
-    return load_model(fit_folder(path, model, fold), n_threads=os.cpu_count() or 1)[0]
+@lru_cache(maxsize=16)
+def _load(folder: Path, written_ns: int) -> FittedModel:
+    """Return a trained model, loaded once as long as it stays the same."""
+    return load_model(folder, n_threads=os.cpu_count() or 1)[0]

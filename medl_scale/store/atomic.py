@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import shutil
+import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,12 +93,26 @@ def replace_directory(source: Path, target: Path) -> None:
     _flush_to_disk(target.parent)
 
 
-def sweep_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove what crashed writers left in `folder`, and restore what they had put aside."""
-    for entry in Path(folder).glob(f"*{_LEFTOVER_MARK}*"):
+def sweep_leftovers(
+    folder: str | os.PathLike[str], *, of: str | None = None, older_than_s: float = 0.0
+) -> None:
+    """Remove what crashed writers left in `folder`, and restore what they had put aside.
+
+    Parameters
+    ----------
+    of
+        Only what was left in writing the entry of this name.
+    older_than_s
+        Only what was last changed so many seconds ago: others may be writing.
+    """
+    name = "*" if of is None else glob.escape(of)
+    newest = time.time() - older_than_s
+    for entry in Path(folder).glob(f"{name}{_LEFTOVER_MARK}*"):
         original = entry.with_name(entry.name.split(_LEFTOVER_MARK)[0])
         if entry.name.endswith("old") and not original.exists():
             entry.rename(original)
+        elif older_than_s and entry.stat().st_mtime > newest:
+            continue
         elif entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:

@@ -21,13 +21,13 @@ __all__ = ["KeyColumns", "Levels", "key_columns"]
 class Levels(NamedTuple):
     """A column by its values as text: sorted names, and each cell's position among them."""
 
-    codes: NDArray[np.int64]
+    codes: NDArray[np.int32]
     names: tuple[str, ...]
 
     def among(self, cells: NDArray[np.integer]) -> Levels:
         """Return the levels of some cells, without those that none of them has."""
         used, codes = np.unique(self.codes[cells], return_inverse=True)
-        return Levels(codes, tuple(self.names[code] for code in used))
+        return Levels(codes.astype(np.int32), tuple(self.names[code] for code in used))
 
 
 class KeyColumns(NamedTuple):
@@ -96,4 +96,4 @@ def _levels(column: pd.Series) -> Levels:
 
     codes, values = pd.factorize(column)
     names, merged = np.unique(np.array([str(v) for v in values], dtype=object), return_inverse=True)
-    return Levels(merged[codes], tuple(names.tolist()))
+    return Levels(merged.astype(np.int32)[codes], tuple(names.tolist()))

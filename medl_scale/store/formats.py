@@ -101,7 +101,7 @@ def _open_memory(adata: AnnData, number: int, layer: str | None) -> Input:
     if is_prepared(adata):
         raise DataError("This AnnData is a prepared atlas already. Give the original counts.")
     if layer is not None and layer not in adata.layers:
-        raise no_such("layer", layer, list(adata.layers), f"AnnData {number}")
+        raise no_such("layer", layer, list(filter(None, adata.layers)), f"AnnData {number}")
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise DataError(f"AnnData {number} has no X. Name the layer that holds the counts.")

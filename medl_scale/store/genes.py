@@ -209,14 +209,14 @@ def _log_normalised(
 
 def _levels(
     obs: pd.DataFrame, cells: NDArray[np.bool_], key: str | None
-) -> tuple[list[str], NDArray[np.int64]]:
+) -> tuple[list[str], NDArray[np.int32]]:
     """Return the levels to rank within and each cell's code, -1 for cells that do not stay."""
     import pandas as pd
 
     if key is None:
-        return ["all"], np.where(cells, 0, -1)
+        return ["all"], np.where(cells, 0, -1).astype(np.int32)
     column = pd.Categorical(obs[key][cells]).remove_unused_categories()
-    codes = np.full(len(cells), -1, np.int64)
+    codes = np.full(len(cells), -1, np.int32)
     codes[cells] = column.codes
     return [str(level) for level in column.categories], codes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -126,20 +126,31 @@ def open_inputs(
         obs.index = _cell_names(inputs, progress)
         if file_key is not None:
             obs[file_key] = _stem_of_each_cell(inputs, obs, file_key)
+        for one in inputs:
+            one.forget_tables()
         yield Inputs(inputs, positions, obs, var)
 
 
 def _check_unique(names: pd.Index, what: str, place: str) -> None:
     """Raise if a name occurs twice in one input."""
-    if names.is_unique:
+    # Not by the index itself, which would keep its table of hashes.
+    repeated = names[_repeated(names)].unique()
+    if len(repeated) == 0:
         return
-    repeated = names[names.duplicated()].unique()
     listed = ", ".join(repr(str(name)) for name in repeated[:5])
     raise DataError(
         f"{what} names must be unique; {len(repeated):,} of {place} occur more than once, such as "
         f"{listed}. Make them unique, for instance with adata."
         f"{'obs' if what == 'cell' else 'var'}_names_make_unique()."
     )
+
+
+def _repeated(names: pd.Index, keep: Literal["first", False] = "first") -> NDArray[np.bool_]:
+    """Return which names occur before, or (`keep` False) elsewhere."""
+    import pandas as pd
+
+    repeated: NDArray[np.bool_] = pd.Series(names.array).duplicated(keep=keep).to_numpy()
+    return repeated
 
 
 def _name_stems(inputs: Sequence[Input]) -> None:
@@ -181,7 +192,7 @@ def _positions(one: Input, genes: list[str]) -> NDArray[np.int32] | None:
     """Return for each stored column its place among `genes`, -1 where left out; None if equal."""
     import pandas as pd
 
-    found = pd.Index(genes).get_indexer(one.var.index).astype(np.int32)
+    found: NDArray[np.int32] = pd.Index(genes).get_indexer(one.var.index).astype(np.int32)
     if one.columns is not None:
         positions = np.full(one.matrix.shape[1], -1, np.int32)
         positions[one.columns] = found
@@ -207,20 +218,21 @@ def _cell_names(inputs: Sequence[Input], progress: Progress) -> pd.Index:
     """Return the names of all cells; those that several inputs use get the input's short name."""
     import pandas as pd
 
+    if len(inputs) == 1:
+        return inputs[0].obs.index
     names = pd.Index(np.concatenate([one.obs.index.to_numpy(dtype=object) for one in inputs]))
-    shared = names.duplicated(keep=False)
+    shared = _repeated(names, keep=False)
     if not shared.any():
         return names
     stems = np.repeat([one.stem for one in inputs], [len(one.obs) for one in inputs])
-    values = names.to_numpy(dtype=object)
+    values = np.array(names, dtype=object)
     values[shared] = [f"{values[row]}-{stems[row]}" for row in np.flatnonzero(shared)]
     progress.note(
         f"{int(shared.sum()):,} cells share their name with a cell of another input; "
         f"they got the input's name, as in {values[shared][0]!r}."
     )
     names = pd.Index(values)
-    if not names.is_unique:
-        _check_unique(names, "cell", "all inputs together, with the inputs' names added,")
+    _check_unique(names, "cell", "all inputs together, with the inputs' names added,")
     return names
 
 

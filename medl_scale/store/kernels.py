@@ -19,6 +19,7 @@ __all__ = [
     "all_valid",
     "fill_chosen",
     "measure_rows",
+    "place_rows",
 ]
 
 
@@ -141,3 +142,14 @@ def fill_chosen(
                 filled += 1
         out_lengths[number] = filled - start
     return filled
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def place_rows(entries: Any, lengths: Any, starts: Any, out: Any) -> None:
+    """Copy rows that lie one after another to where each is to start in `out`."""
+    read = 0
+    for number in range(len(lengths)):
+        start = starts[number]
+        for entry in range(lengths[number]):
+            out[start + entry] = entries[read]
+            read += 1

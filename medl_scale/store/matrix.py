@@ -56,20 +56,27 @@ class CsrWriter:
             for name, kind in (("data", dtype), ("indices", index_type(shape[1])))
         }
         self.codec = codec
-        self.written = 0
         self.lengths: list[NDArray[np.int32]] = []
-        self._held: dict[str, list[NDArray[Any]]] = {name: [] for name in self.arrays}
+        self._written = 0
+        self._held = 0
+        self._shards = {name: np.empty(shard, array.dtype) for name, array in self.arrays.items()}
 
     def append(self, rows: Rows) -> None:
         """Add rows below those there are."""
         self.lengths.append(rows.lengths)
-        self._held["data"].append(rows.values)
-        self._held["indices"].append(rows.indices)
-        self._flush(last=False)
+        read = 0
+        while read < len(rows.values):
+            n = min(len(rows.values) - read, self.shard - self._held)
+            for name, entries in (("data", rows.values), ("indices", rows.indices)):
+                self._shards[name][self._held : self._held + n] = entries[read : read + n]
+            read += n
+            self._held += n
+            if self._held == self.shard:
+                self._flush()
 
     def close(self) -> None:
         """Write what is left, and the row pointer."""
-        self._flush(last=True)
+        self._flush()
         lengths = np.concatenate([np.zeros(1, np.int32), *self.lengths])
         pointer = np.cumsum(lengths, dtype=np.int64)
         array = self.group.create_array(
@@ -81,16 +88,12 @@ class CsrWriter:
         )
         array[:] = pointer
 
-    def _flush(self, *, last: bool) -> None:
-        """Write the entries that fill whole shards; at the end, all."""
-        held = sum(map(len, self._held["data"]))
-        size = held if last else held // self.shard * self.shard
-        if size == 0:
+    def _flush(self) -> None:
+        """Write the shard that is held: a whole one, but for the last."""
+        if self._held == 0:
             return
+        place = slice(self._written, self._written + self._held)
         for name, array in self.arrays.items():
-            entries = np.concatenate(self._held[name])
-            for start in range(0, size, self.shard):
-                stop = min(start + self.shard, size)
-                array[self.written + start : self.written + stop] = entries[start:stop]
-            self._held[name] = [entries[size:].copy()]
-        self.written += size
+            array[place] = self._shards[name][: self._held]
+        self._written += self._held
+        self._held = 0

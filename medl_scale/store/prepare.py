@@ -165,7 +165,7 @@ def _rows(
     # A cell can lose its last count with the genes that were removed.
     kept = np.flatnonzero(quality.cells & (selection.size_factors > 0))
     batch, labels = _check_kept(columns, kept, config)
-    label_codes = np.zeros(len(kept), np.int64) if labels is None else labels.codes
+    label_codes = np.zeros(len(kept), np.int32) if labels is None else labels.codes
     parts = deal_parts(
         batch.codes, label_codes, batch.names, n_parts=config.folds, seed=config.seed
     )
@@ -271,8 +271,7 @@ def _provenance(
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": [
-            {"place": one.place, "n_obs": one.matrix.shape[0], "n_vars": len(one.var)}
-            for one in inputs.inputs
+            {"place": one.place, "n_obs": one.n_obs, "n_vars": one.n_vars} for one in inputs.inputs
         ],
         "config": asdict(config),
         "n_cells_in": inputs.n_obs,

@@ -142,6 +142,12 @@ class Input:
                 f"{len(self.obs):,} cells and {len(self.var):,} genes"
             )
 
+        self.n_obs, self.n_vars = len(self.obs), len(self.var)
+
+    def forget_tables(self) -> None:
+        """Let go of `obs` and `var` once they are joined with others': names weigh."""
+        del self.obs, self.var
+
     def blocks(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Yield all rows in order, a block at a time, over all columns of the matrix."""
         for start in range(0, self.matrix.shape[0], self.matrix.block_rows):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from medl_scale.store.kernels import fill_chosen
+from medl_scale.store.kernels import fill_chosen, place_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RowShuffle", "Rows"]
 
-_RANGE_BYTES = 2**25
+_RANGE_BYTES = 2**24
 _MAX_RANGES = 256
 
 
@@ -121,30 +121,33 @@ class RowShuffle:
         for file in self._files:
             file.close()
         for number, path in enumerate(self._paths):
-            yield self._ordered(path, number * self.range_rows)
+            start = number * self.range_rows
+            yield self._ordered(path, start, min(self.range_rows, self.n_rows - start))
             path.unlink()
 
-    def _ordered(self, path: Path, start: int) -> Rows:
+    def _ordered(self, path: Path, start: int, n_rows: int) -> Rows:
         """Return the rows of one range in order."""
-        pieces: list[list[NDArray[Any]]] = []
+        pieces = list(self._pieces(path))
+        lengths = np.empty(n_rows, np.int32)
+        for rows, piece in pieces:
+            lengths[rows - start] = piece.lengths
+        begins = np.cumsum(lengths, dtype=np.int64) - lengths
+        n_entries = int(lengths.sum())
+        ordered = Rows(
+            np.empty(n_entries, self.dtype), np.empty(n_entries, self.index_dtype), lengths
+        )
+        for rows, piece in pieces:
+            places = begins[rows - start]
+            place_rows(piece.values, piece.lengths, places, ordered.values)
+            place_rows(piece.indices, piece.lengths, places, ordered.indices)
+        return ordered
+
+    def _pieces(self, path: Path) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+        """Yield what each block added to a range: destinations, and the rows that go there."""
         with path.open("rb") as file:
             while (sizes := np.fromfile(file, np.int64, 2)).size:
                 n_rows, n_entries = sizes
-                pieces.append(
-                    [
-                        np.fromfile(file, np.int64, n_rows),
-                        np.fromfile(file, np.int32, n_rows),
-                        np.fromfile(file, self.index_dtype, n_entries),
-                        np.fromfile(file, self.dtype, n_entries),
-                    ]
-                )
-        destinations, lengths, indices, values = (
-            np.concatenate(arrays) for arrays in zip(*pieces, strict=True)
-        )
-        begins = np.cumsum(lengths, dtype=np.int64) - lengths
-        order = np.argsort(destinations - start)
-        lengths = lengths[order]
-        # Entry k of the result is entry begins[row] + (k - where the row starts in the result).
-        shift = begins[order] - (np.cumsum(lengths, dtype=np.int64) - lengths)
-        gather = np.arange(len(values)) + np.repeat(shift, lengths)
-        return Rows(values[gather], indices[gather], lengths)
+                rows = np.fromfile(file, np.int64, n_rows)
+                lengths = np.fromfile(file, np.int32, n_rows)
+                indices = np.fromfile(file, self.index_dtype, n_entries)
+                yield rows, Rows(np.fromfile(file, self.dtype, n_entries), indices, lengths)

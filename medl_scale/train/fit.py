@@ -472,7 +472,7 @@ def _loop_config(task: FitTask, n_train: int) -> LoopConfig:
     else:
         by_epochs = int(np.clip(PATIENCE_EPOCHS * steps_per_epoch, *PATIENCE_STEPS))
         patience = train.early_stopping_patience or by_epochs
-        rule = StoppingRule(patience, rate_drops=1, minimum_gain=1e-3)
+        rule = StoppingRule(patience, rate_drops=1, minimum_gain=5e-3)
     default_rate = 1e-4 if published and task.model != "me" else 1e-3
     return LoopConfig(
         seed=train.seed,
