@@ -49,7 +49,7 @@ class Ended(NamedTuple):
     summary: FitSummary
 
 
-def run_fit(atlas: str, run: Path, max_epochs: int | None) -> Ended:
+def run_fit(atlas: Path, run: Path, max_epochs: int | None) -> Ended:
     """Fit ME, for at most `max_epochs` or until it stops by itself."""
     from medl_scale.pipeline.run import Run
 
@@ -64,8 +64,8 @@ def outside(ended: Ended, what: str) -> Figure:
     inside = seconds["step"] + seconds["validation"]
     per_epoch = inside / ended.summary.n_epochs
     parts = {
-        "loading": total - seconds["total"],
-        "statistics": seconds["statistics"],
+        "start_and_end": total - seconds["total"],
+        "libraries_and_statistics": seconds["statistics"],
         "around_steps": seconds["training"] - inside,
         "encoding": seconds["encoding"],
     }
@@ -104,7 +104,7 @@ def waiting(ended: Ended, what: str) -> Figure:
     )
 
 
-def feeding(atlas: str, n_threads: int, rounds: int) -> list[Figure]:
+def feeding(atlas: Path, n_threads: int, rounds: int) -> list[Figure]:
     """Return the CPU time of making a minibatch over that of a step, in one process, in turns."""
     from medl_scale.config import StreamConfig
     from medl_scale.store.atlas import describe, read_columns
@@ -132,7 +132,7 @@ def feeding(atlas: str, n_threads: int, rounds: int) -> list[Figure]:
                 plan = EpochPlan(train, size, config.run_size, config.window_size, 0, epoch)
 
                 def read_all(plan: EpochPlan = plan) -> None:
-                    for _ in stream(source, columns, plan, transform, prefetch=0):  # noqa: B023
+                    for _ in stream(source, columns, plan, transform, prefetch=0):
                         pass
 
                 cpu, _ = cpu_and_wall(read_all, 1)

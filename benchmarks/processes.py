@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Cost", "medl_scale", "simulated_atlas"]
 
@@ -43,17 +46,15 @@ def medl_scale(*arguments: object) -> Cost:
     return Cost(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
 
-def simulated_atlas(folder: os.PathLike[str], n_cells: int, n_genes: int) -> tuple[str, Cost]:
+def simulated_atlas(folder: Path, n_cells: int, n_genes: int) -> tuple[Path, Cost]:
     """Simulate counts of 19 batches and prepare them with all genes.
 
     Returns
     -------
     The prepared atlas, and what `prepare` cost.
     """
-    counts = os.path.join(folder, f"counts_{n_cells}.zarr")
-    atlas = os.path.join(folder, f"atlas_{n_cells}.zarr")
+    counts, atlas = folder / "counts.zarr", folder / "atlas.zarr"
     sizes = ("--cells", n_cells, "--genes", n_genes, "--batches", 19, "--labels", 10)
-    medl_scale("simulate", counts, *sizes, "--overwrite")
+    medl_scale("simulate", counts, *sizes)
     keys = ("--batch-key", "batch", "--labels-key", "cell_type", "--n-top-genes", 0)
-    cost = medl_scale("prepare", counts, "--output", atlas, *keys, "--overwrite")
-    return atlas, cost
+    return atlas, medl_scale("prepare", counts, "--output", atlas, *keys)

@@ -37,7 +37,8 @@ def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
     index
         Where they are drawn, such as (epoch, lane). Integers >= 0.
     """
-    sequence = np.random.SeedSequence([seed, int(purpose), *index])
+    # The spawn key keeps apart what a plain list would not: lists are padded with zeros.
+    sequence = np.random.SeedSequence(seed, spawn_key=(int(purpose), *index))
     return np.random.Generator(np.random.Philox(sequence))
 
 

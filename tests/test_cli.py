@@ -295,7 +295,7 @@ def test_a_settings_file_must_be_there(made, tmp_path):
         ("frobnicate", "No such command 'frobnicate'."),
         ("fit", "Missing argument 'data'."),
         ("fit ATLAS --max-epoch 3", "No such option: --max-epoch"),
-        ("fit ATLAS --max-epochs many", "'many' is not a valid int"),
+        ("fit ATLAS --max-epochs many", "Invalid value for '--max-epochs'"),
         ("fit ATLAS --preset other", "'other' is not one of 'auto', 'medl', 'scmedal'"),
         ("embed RUN RAW", "Missing option '--output'"),
     ],

@@ -29,9 +29,6 @@ def test_streams_of_different_seed_purpose_or_place_differ(
     assert first_numbers(*one) != first_numbers(*other)
 
 
-@pytest.mark.xfail(
-    reason="SeedSequence pads a list with zeros and splits large integers; a spawn_key would not"
-)
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -29,7 +29,7 @@ def deal_parts(
     *,
     n_parts: int,
     seed: int,
-) -> NDArray[np.int64]:
+) -> NDArray[np.int32]:
     """Return the part of each cell.
 
     Parameters
@@ -64,11 +64,14 @@ def deal_parts(
     offsets = random.integers(n_parts, size=n_batches)
     if apart.size:
         offsets = np.where(sizes == 2, random.choice(apart, size=n_batches), offsets)
-    order = np.lexsort((random.random(len(batch_codes)), label_codes, batch_codes))
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    turn = np.arange(len(order)) - np.repeat(starts, sizes) + np.repeat(offsets, sizes)
-    parts = np.empty(len(order), np.int64)
-    parts[order] = dealt[turn % n_parts]
+    keys = random.random(len(batch_codes), dtype=np.float32)
+    order = np.lexsort((keys, label_codes, batch_codes))
+    # The k-th cell of all, so ordered, is the (k - start)-th of its batch, dealt from its offset.
+    starts = np.cumsum(sizes) - sizes
+    turn = np.arange(len(order)) + np.repeat(offsets - starts, sizes)
+    turn %= n_parts
+    parts = np.empty(len(order), np.int32)
+    parts[order] = dealt[turn]
     empty = np.setdiff1d(np.arange(n_parts), parts)
     if empty.size:
         raise DataError(
@@ -78,7 +81,7 @@ def deal_parts(
     return parts
 
 
-def row_order(parts: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+def row_order(parts: NDArray[np.integer], *, seed: int) -> NDArray[np.int64]:
     """Return which cell goes to each row: parts one after another, each shuffled.
 
     Parameters

@@ -44,16 +44,21 @@ class Block(NamedTuple):
 
 
 class Inputs:
-    """All inputs as one matrix that is read in blocks from first to last."""
+    """All inputs as one matrix that is read in blocks from first to last.
+
+    `obs` counts its rows; the names of the cells, (n_obs,), are in `cell_names`.
+    """
 
     def __init__(
         self,
         inputs: Sequence[Input],
         positions: Sequence[NDArray[np.int32] | None],
+        cell_names: NDArray[Any],
         obs: pd.DataFrame,
         var: pd.DataFrame,
     ) -> None:
         self.inputs = inputs
+        self.cell_names = cell_names
         self.obs, self.var = obs, var
         self.n_obs, self.n_vars = len(obs), len(var)
         self.places = [one.place for one in inputs]
@@ -122,13 +127,13 @@ def open_inputs(
         positions = [_positions(one, genes) for one in inputs]
         var = concatenated([one.var for one in inputs])
         var = var.loc[~var.index.duplicated()].loc[genes]
-        obs = concatenated([one.obs for one in inputs])
-        obs.index = _cell_names(inputs, progress)
+        names = _cell_names(inputs, progress)
+        obs = concatenated([one.obs for one in inputs]).reset_index(drop=True)
         if file_key is not None:
             obs[file_key] = _stem_of_each_cell(inputs, obs, file_key)
         for one in inputs:
             one.forget_tables()
-        yield Inputs(inputs, positions, obs, var)
+        yield Inputs(inputs, positions, names, obs, var)
 
 
 def _check_unique(names: pd.Index, what: str, place: str) -> None:
@@ -214,26 +219,26 @@ def _moved(block: sp.csr_matrix, positions: NDArray[np.int32], n_vars: int) -> s
     return moved
 
 
-def _cell_names(inputs: Sequence[Input], progress: Progress) -> pd.Index:
-    """Return the names of all cells; those that several inputs use get the input's short name."""
+def _cell_names(inputs: Sequence[Input], progress: Progress) -> NDArray[Any]:
+    """Return the names of all cells; those that several inputs use get the input's short name.
+
+    As NumPy strings: ten million Python ones would take most of a gigabyte.
+    """
     import pandas as pd
 
-    if len(inputs) == 1:
-        return inputs[0].obs.index
     names = pd.Index(np.concatenate([one.obs.index.to_numpy(dtype=object) for one in inputs]))
     shared = _repeated(names, keep=False)
-    if not shared.any():
-        return names
-    stems = np.repeat([one.stem for one in inputs], [len(one.obs) for one in inputs])
-    values = np.array(names, dtype=object)
-    values[shared] = [f"{values[row]}-{stems[row]}" for row in np.flatnonzero(shared)]
-    progress.note(
-        f"{int(shared.sum()):,} cells share their name with a cell of another input; "
-        f"they got the input's name, as in {values[shared][0]!r}."
-    )
-    names = pd.Index(values)
-    _check_unique(names, "cell", "all inputs together, with the inputs' names added,")
-    return names
+    if shared.any():
+        stems = np.repeat([one.stem for one in inputs], [len(one.obs) for one in inputs])
+        values = np.array(names, dtype=object)
+        values[shared] = [f"{values[row]}-{stems[row]}" for row in np.flatnonzero(shared)]
+        progress.note(
+            f"{int(shared.sum()):,} cells share their name with a cell of another input; "
+            f"they got the input's name, as in {values[shared][0]!r}."
+        )
+        names = pd.Index(values)
+        _check_unique(names, "cell", "all inputs together, with the inputs' names added,")
+    return names.to_numpy(dtype=object).astype(np.dtypes.StringDType())
 
 
 def _stem_of_each_cell(inputs: Sequence[Input], obs: pd.DataFrame, key: str) -> pd.Categorical:

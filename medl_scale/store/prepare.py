@@ -152,7 +152,7 @@ class _Rows:
 
     cells: NDArray[np.int64]
     """(n_rows,), which cell of the inputs each is."""
-    parts: NDArray[np.int64]
+    parts: NDArray[np.int32]
     """(n_rows,), rising."""
     batch: Levels
     labels: Levels | None
@@ -239,7 +239,9 @@ def _write_tables(
     """Write obs, var, uns and the empty groups of an AnnData store."""
     from anndata.io import write_elem
 
-    obs = storable(inputs.obs.iloc[rows.cells])
+    obs = inputs.obs.iloc[rows.cells]
+    obs.index = inputs.cell_names[rows.cells].astype(object)
+    obs = storable(obs)
     obs[atlas.batch_key] = _categorical(rows.batch)
     if rows.labels is not None and atlas.labels_key is not None:
         obs[atlas.labels_key] = _categorical(rows.labels)

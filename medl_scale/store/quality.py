@@ -48,7 +48,7 @@ def measure(inputs: Inputs, config: PrepareConfig, progress: Progress) -> Qualit
     DataError
         If values are not of the units that the configuration states, or nothing is left.
     """
-    n_genes = np.zeros(inputs.n_obs, np.int64)
+    n_genes = np.zeros(inputs.n_obs, np.int32)
     totals = np.zeros(inputs.n_obs)
     n_cells = np.zeros(inputs.n_vars, np.int64)
     maxima = np.zeros(inputs.n_vars)
@@ -57,7 +57,7 @@ def measure(inputs: Inputs, config: PrepareConfig, progress: Progress) -> Qualit
     with progress.step("measuring cells", inputs.n_obs) as advance:
         for block in inputs.blocks():
             counts = block.counts
-            check_values(block, config.input_units, inputs.obs.index, inputs.var.index)
+            check_values(block, config.input_units, inputs.cell_names, inputs.var.index)
             all_integers = all_integers and looks_like_counts(counts.data)
             values = natural_values(counts.data, config.input_units)
             measure_rows(

@@ -22,7 +22,7 @@ _MAX_LOGARITHM = 50.0
 """exp(50) is 5e21: no logarithm of an expression is that large."""
 
 
-def check_values(block: Block, units: InputUnits, cells: pd.Index, genes: pd.Index) -> None:
+def check_values(block: Block, units: InputUnits, cells: NDArray[Any], genes: pd.Index) -> None:
     """Raise if values of a block are not of these units.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests import tiny
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
 
 
@@ -24,3 +27,12 @@ def raw(made: tiny.Made) -> AnnData:
     import anndata
 
     return anndata.read_h5ad(made.raw)
+
+
+@pytest.fixture
+def atlas(made: tiny.Made, tmp_path: Path) -> Path:
+    """A copy of the atlas, without latents, to be changed."""
+    shutil.copytree(made.atlas, tmp_path / "atlas.zarr")
+    shutil.rmtree(tmp_path / "atlas.zarr" / "obsm")
+    shutil.copytree(made.atlas / "varm", tmp_path / "atlas.zarr" / "obsm")
+    return tmp_path / "atlas.zarr"

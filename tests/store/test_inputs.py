@@ -32,7 +32,9 @@ def joined(tmp_path, sources, join="inner", file_key=None, progress: Progress | 
     ) as inputs:
         counts = sp.vstack([block.counts for block in inputs.blocks()], format="csr")
         assert counts.has_sorted_indices
-        return inputs, pd.DataFrame(counts.toarray(), inputs.obs.index, inputs.var.index)
+        return inputs, pd.DataFrame(
+            counts.toarray(), inputs.cell_names.astype(object), inputs.var.index
+        )
 
 
 @pytest.fixture

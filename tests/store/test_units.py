@@ -9,7 +9,7 @@ from medl_scale.errors import DataError
 from medl_scale.store.inputs import Block
 from medl_scale.store.units import check_values, looks_like_counts, natural_values
 
-CELLS = pd.Index([f"cell{number}" for number in range(10)])
+CELLS = np.array([f"cell{number}" for number in range(10)])
 GENES = pd.Index([f"gene{number}" for number in range(4)])
 
 
