@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def _print_fits(console: Console, found: Mapping[str, Any]) -> None:
             if name.startswith("val_")
         )
         epochs = f"{fit['best_epoch'] + 1}/{fit['epochs']}" if fit.get("epochs") else ""
-        table.add_row(fit["model"], str(fit["fold"]), fit["state"], epochs, losses)
+        table.add_row(
+            fit["model"], str(fit["fold"]), fit["state"], epochs, escape(fit.get("error", losses))
+        )
     console.print(table, highlight=False)
 
 

@@ -87,7 +87,7 @@ def test_prepare_is_measured_in_cells_per_core_second():
     assert (beside.measured, beside.is_met) == (0.5, None)
 
 
-SLOW = {"fit", "memory"}
+SLOW = {"fit", "memory", "prepare"}
 
 
 @pytest.mark.parametrize(

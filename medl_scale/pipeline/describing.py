@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medl_scale.errors import AtlasError
-from medl_scale.pipeline.run import SETTINGS_FILE, Run, fit_folder
+from medl_scale.pipeline.run import ERROR_FILE, SETTINGS_FILE, Run, fit_folder
 from medl_scale.store.atlas import describe, is_prepared, read_columns
 from medl_scale.store.latents import read_latent_provenance
 from medl_scale.train.fit import read_status
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import os
 
 __all__ = ["info"]
+
+STATUS_FILE = "status.json"
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -86,13 +88,10 @@ def _run_info(run: Run) -> dict[str, Any]:
     fits = []
     for model in run.models:
         for fold in run.folds:
-            status = read_status(fit_folder(run.path, model, fold))
-            state = "not started" if status is None else status.state
             summary = finished.get((model, fold))
-            line: dict[str, Any] = {"model": model, "fold": fold, "state": state}
-            if summary is None and status is not None:
-                line |= {"state": f"unfinished ({state})", "epoch": status.epoch}
-                line["losses"] = status.losses
+            line: dict[str, Any] = {"model": model, "fold": fold}
+            if summary is None:
+                line |= _unfinished(fit_folder(run.path, model, fold))
             if summary is not None:
                 line |= {
                     "state": "done",
@@ -115,6 +114,22 @@ def _run_info(run: Run) -> dict[str, Any]:
         "settings": run.settings,
         "environment": run.environment,
     }
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """Return how far a fit has come."""
+    error = folder / ERROR_FILE
+    status = read_status(folder)
+    found: dict[str, Any] = {"state": "not started"}
+    if status is not None:
+        found |= {"state": f"unfinished ({status.state})", "epoch": status.epoch}
+        found["losses"] = status.losses
+    # The error of an earlier attempt is older than what the present one says of itself.
+    written_s = (folder / STATUS_FILE).stat().st_mtime if status is not None else 0.0
+    if error.exists() and error.stat().st_mtime >= written_s:
+        found["state"] = "failed"
+        found["error"] = error.read_text().strip().splitlines()[-1]
+    return found
 
 
 def _counted(codes: Any, levels: tuple[str, ...]) -> dict[str, int]:

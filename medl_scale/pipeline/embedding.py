@@ -90,13 +90,14 @@ def embed(
         }
         with progress.step("Embedding", inputs.n_obs) as advance:
             for block in inputs.blocks():
-                check_values(block, vocabulary.transform.units, inputs.obs.index, inputs.var.index)
+                check_values(block, vocabulary.transform.units, inputs.cell_names, inputs.var.index)
                 x = _dense(block, columns, vocabulary)
                 for model in fitted:
                     for key, values in model.encode(x, codes[block.rows]).items():
                         latents[key][block.rows] = values
                 advance(len(x))
-        embedded = AnnData(obs=inputs.obs.copy(), obsm=latents)
+        obs = inputs.obs.set_index(inputs.cell_names.astype(object))
+        embedded = AnnData(obs=obs, obsm=latents)
     embedded.uns["medl_scale"] = {"run": str(run.path), "fold": fold}
     if not isinstance(adata, str | os.PathLike):
         for key, values in latents.items():

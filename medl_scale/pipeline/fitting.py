@@ -16,7 +16,7 @@ from medl_scale.distribute.local import run_tasks
 from medl_scale.distribute.tasks import Task
 from medl_scale.errors import ConfigError, FitFailedError, StoreError
 from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
-from medl_scale.pipeline.run import HISTORY_FILE, Run, fit_folder
+from medl_scale.pipeline.run import ERROR_FILE, HISTORY_FILE, Run, fit_folder
 from medl_scale.pipeline.starting import check_output, start_run, stored_run
 from medl_scale.progress import FitLine, Progress
 from medl_scale.settings import build
@@ -125,11 +125,14 @@ def fit(
         run.history.to_csv(scratch, index=False)
     _draw_curves(run)
     for task, outcome in zip(tasks, outcomes, strict=True):
+        error_file = fit_folder(folder, task.payload.model, task.payload.fold) / ERROR_FILE
         if outcome.error is None:
+            error_file.unlink(missing_ok=True)
             for message in outcome.value.warnings:
                 warnings.warn(message, UserWarning, stacklevel=2)
-        elif outcome.traceback is not None:
-            (Path(task.payload.folder) / "error.txt").write_text(outcome.traceback)
+        else:
+            error_file.parent.mkdir(parents=True, exist_ok=True)
+            error_file.write_text(outcome.traceback or outcome.error)
     if write_latents:
         done = [outcome.value for outcome in outcomes if outcome.error is None]
         _write_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)

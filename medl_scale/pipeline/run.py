@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from medl_scale.progress import Progress
     from medl_scale.train.fitted import FittedModel
 
-__all__ = ["ENVIRONMENT_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
+__all__ = ["ENVIRONMENT_FILE", "ERROR_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
 
 SETTINGS_FILE = "config.toml"
 ENVIRONMENT_FILE = "environment.json"
 HISTORY_FILE = "history.csv"
+ERROR_FILE = "error.txt"
 
 
 def fit_folder(run: Path, model: str, fold: int) -> Path:

@@ -54,9 +54,7 @@ def key_columns(obs: pd.DataFrame, config: PrepareConfig, place: str) -> KeyColu
         if key is None:
             continue
         if key not in obs:
-            error = no_such("obs column", key, [str(name) for name in obs.columns], place)
-            error.add_note(f"Choose one with {option}.")
-            raise error
+            raise no_such("obs column", key, [str(name) for name in obs.columns], place, option)
         _check_complete(obs[key], key, option, config.unlabeled_category)
     batch = _levels(obs[config.batch_key])
     check_batches(batch, config.batch_key)

@@ -101,7 +101,8 @@ def _open_memory(adata: AnnData, number: int, layer: str | None) -> Input:
     if is_prepared(adata):
         raise DataError("This AnnData is a prepared atlas already. Give the original counts.")
     if layer is not None and layer not in adata.layers:
-        raise no_such("layer", layer, list(filter(None, adata.layers)), f"AnnData {number}")
+        names = list(filter(None, adata.layers))
+        raise no_such("layer", layer, names, f"AnnData {number}", "--layer")
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise DataError(f"AnnData {number} has no X. Name the layer that holds the counts.")
@@ -126,7 +127,7 @@ def _open_anndata(root: Any, path: Path, layer: str | None, folder: Path) -> Inp
 
     layers = list(root["layers"]) if "layers" in root else []
     if layer is not None and layer not in layers:
-        raise no_such("layer", layer, layers, str(path))
+        raise no_such("layer", layer, layers, str(path), "--layer")
     key = "X" if layer is None else f"layers/{layer}"
     if key not in root:
         raise DataError(f"{path} has no X. Name the layer that holds the counts.")

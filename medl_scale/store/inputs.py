@@ -65,6 +65,10 @@ class Inputs:
         self.dtype: np.dtype[Any] = np.result_type(*(one.matrix.dtype for one in inputs))
         self._positions = positions
 
+    def forget_cells(self) -> None:
+        """Let go of the table and the names of the cells once they are written."""
+        del self.obs, self.cell_names
+
     def blocks(self) -> Iterator[Block]:
         """Yield all cells in order, once a call."""
         start = 0
@@ -238,7 +242,8 @@ def _cell_names(inputs: Sequence[Input], progress: Progress) -> NDArray[Any]:
         )
         names = pd.Index(values)
         _check_unique(names, "cell", "all inputs together, with the inputs' names added,")
-    return names.to_numpy(dtype=object).astype(np.dtypes.StringDType())
+    compact: NDArray[Any] = names.to_numpy(dtype=object).astype(np.dtypes.StringDType())
+    return compact
 
 
 def _stem_of_each_cell(inputs: Sequence[Input], obs: pd.DataFrame, key: str) -> pd.Categorical:

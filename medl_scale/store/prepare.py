@@ -122,7 +122,6 @@ def prepare(
         rows = _rows(columns, quality, selection, config)
         root = zarr.open_group(folder, mode="a", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        _write_matrix(root, folder, joined, quality, selection, rows, config, progress)
         provenance = _provenance(joined, quality, selection, rows, config)
         atlas = Atlas(
             path=str(target),
@@ -138,7 +137,10 @@ def prepare(
             part_bounds=tuple(np.searchsorted(rows.parts, range(config.folds + 1)).tolist()),
             provenance=provenance,
         )
+        # Tables first, so that names and matrix are not held at the same time.
         _write_tables(root, joined, quality, selection, rows, atlas)
+        joined.forget_cells()
+        _write_matrix(root, folder, joined, quality, selection, rows, config, progress)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         for name in ("X", "obs", "var"):
             seal(folder / name)

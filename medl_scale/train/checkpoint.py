@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["read_arrays", "read_checkpoint", "write_arrays", "write_checkpoint"]
 
 _RECORD = "record.json"
+# What NumPy and zipfile were seen to raise for files with flipped bits or a missing end.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def write_checkpoint(path: Path, states: Mapping[str, State], record: Mapping[str, Any]) -> None:
@@ -42,7 +49,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, NDArray[Any]]], dic
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> None:
     """Write arrays by name and a JSON-like record into one file, atomically."""
-    text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    # Names are kept beside the record, because a damaged directory of the file hides arrays silently.
+    content = json.dumps({"names": sorted(arrays), "record": record})
+    text = np.frombuffer(content.encode(), np.uint8)
     # An open file, because `savez` would add a suffix to a path and miss the scratch name.
     with atomic_file(path) as scratch, scratch.open("wb") as file:
         np.savez(file, **{_RECORD: text}, **arrays)  # type: ignore[arg-type]
@@ -56,10 +65,19 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     StoreError
         If the file is damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: {error}. Remove it and fit again.") from error
-    record: dict[str, Any] = json.loads(arrays.pop(_RECORD).tobytes())
+    with path.open("rb") as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            content = json.loads(arrays.pop(_RECORD).tobytes())
+            names, record = content["names"], content["record"]
+        except _DAMAGE as error:
+            raise _damaged(path, str(error)) from error
+    if names != sorted(arrays):
+        raise _damaged(path, f"it holds {len(arrays)} of {len(names)} arrays")
     return arrays, record
+
+
+def _damaged(path: Path, found: str) -> StoreError:
+    """Return the error for a file that cannot be used."""
+    return StoreError(f"{path} is damaged: {found}. Remove it and fit again.")

@@ -164,10 +164,11 @@ class Training:
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
         states, record = read_checkpoint(self.checkpoint)
-        self.engine.load_state(states["now"])
-        self._best = states.get("best", {})
-        stopping = Stopping(**record.pop("stopping"))
-        self.position = Position(**record, stopping=stopping)
+        place = record["place"]
+        self.engine.load_state(states[place["now"]])
+        self.position = _position(record["position"])
+        self._good = (states[place["good"]], record["good_position"])
+        self._best = states.get(place["best"], {})
         return True
 
     def run(self) -> TrainingResult:
@@ -182,7 +183,8 @@ class Training:
         """
         position = self.position
         with self._interruptible():
-            self._remember_good()
+            if self._good is None:
+                self._remember_good()
             while not position.is_over:
                 timings = self._train_epoch()
                 self._end_epoch(timings)
@@ -230,7 +232,7 @@ class Training:
                 )
                 step_s += time.perf_counter() - before
                 if not np.isfinite(terms).all():
-                    self._recover(feeds, terms)
+                    self._recover(terms, feeds, f"epoch {position.epoch}, step {position.step}")
                     return self._train_epoch()
                 size = len(feeds.batch_codes)
                 position.step += 1
@@ -263,12 +265,8 @@ class Training:
                     None,
                 )
             )
-        inside = position.minibatch < plan.n_minibatches
-        if inside and (self._interrupted or self._checkpoint_is_due()):
-            self._remember_good()
-            self._save()
-        if inside and self._interrupted:
-            raise KeyboardInterrupt
+        if position.minibatch < plan.n_minibatches:
+            self._save_if_due()
 
     def _end_epoch(self, timings: dict[str, float]) -> None:
         """Validate if due, decide how to go on, and write the epoch's row."""
@@ -289,10 +287,11 @@ class Training:
         started = time.perf_counter()
         if last or position.step - position.validated_at >= config.validate_every_steps:
             position.validated_at = position.step
-            terms = self._validate()
+            terms, bad_block = self._validate()
             row |= self._named("val", terms, kl)
-            if not np.isfinite(terms).all():
-                self._recover(None, terms)
+            if bad_block is not None:
+                place = f"epoch {row['epoch']}, step {position.step}, in validation"
+                self._recover(terms, bad_block, place)
                 return
             position.stopping, verdict = position.stopping.check(
                 config.stopping, float(terms[0]), epoch=row["epoch"], step=position.step
@@ -301,33 +300,34 @@ class Training:
         row |= timings
         row["peak_memory_bytes"] = _peak_memory()
         position.history.append(row)
-        if position.stopping.best_epoch == row["epoch"]:
-            self._best = self.engine.state()
         if verdict is Verdict.LOWER_RATE:
             position.rate_factor *= RATE_DROP
             self.engine.load_state(self._best | {"n_steps": np.asarray(position.step)})
         position.is_over = last or verdict is Verdict.STOP
-        if "val_total" in row or position.is_over or self._interrupted:
+        if "val_total" in row:
             self._remember_good()
-            if position.is_over or self._interrupted or self._checkpoint_is_due():
-                self._save()
+        if position.stopping.best_epoch == row["epoch"] and self._good is not None:
+            self._best = self._good[0]
         self.report(Status(position.epoch, config.max_epochs, 0, 0, timings["cells_per_s"], row))
-        if self._interrupted and not position.is_over:
-            raise KeyboardInterrupt
+        self._save_if_due()
 
-    def _validate(self) -> NDArray[np.float64]:
-        """Return (n_terms,) means over the validation cells."""
+    def _validate(self) -> tuple[NDArray[np.float64], Feeds | None]:
+        """Return (n_terms,) means over the validation cells, and the first block without finite ones."""
         data = self.data
         sums = np.zeros(len(self.network.reported))
         n_cells = 0
+        bad_block = None
         with blocks(
             data.source, data.columns, [data.split.val], data.transform, VALIDATION_ROWS
         ) as found:
             for block in found:
-                terms = self.engine.evaluate(self._feeds(block))
-                sums += np.asarray(terms, np.float64) * len(block.rows)
+                feeds = self._feeds(block)
+                terms = np.asarray(self.engine.evaluate(feeds), np.float64)
+                if bad_block is None and not np.isfinite(terms).all():
+                    bad_block = feeds
+                sums += terms * len(block.rows)
                 n_cells += len(block.rows)
-        return sums / n_cells
+        return sums / n_cells, bad_block
 
     def _feeds(self, minibatch: Minibatch) -> Feeds:
         """Return a block's feeds without randomness."""
@@ -377,30 +377,28 @@ class Training:
             named[f"{split}_total"] += kl
         return named
 
-    def _recover(self, feeds: Feeds | None, terms: NDArray[np.float64]) -> None:
+    def _recover(self, terms: NDArray[np.float64], feeds: Feeds, place: str) -> None:
         """Go back to the last good state with a lower rate; give up at the second time."""
         term = self.network.reported[int(np.flatnonzero(~np.isfinite(terms))[0])]
         if self._good is None:
             raise RuntimeError("no state to go back to")
         recoveries = self.position.recoveries
-        epoch, step = self.position.epoch, self.position.step
         state, record = self._good
         self.engine.load_state(state)
         self.position = _position(record)
         if recoveries > 0:
             raise DivergedError(
-                f"The loss term '{term}' of model '{self.network.name}' became non-finite in epoch "
-                f"{epoch}, step {step}, {self._suspect(feeds)}; lowering the learning rate once did "
-                "not help. Try a smaller --learning-rate, or look at these cells."
+                f"The loss term '{term}' of model '{self.network.name}' became non-finite in "
+                f"{place}, most likely by cells of batch '{self._suspect(feeds)}'; lowering the "
+                "learning rate once did not help. Try a smaller --learning-rate, or look at these "
+                "cells."
             )
         self.position.recoveries = recoveries + 1
         self.position.rate_factor *= RECOVERY_DROP
         self._remember_good()
 
-    def _suspect(self, feeds: Feeds | None) -> str:
+    def _suspect(self, feeds: Feeds) -> str:
         """Name the batch whose cells have the largest loss under the last good weights."""
-        if feeds is None:
-            return "during validation"
         worst, worst_value = -1, -math.inf
         for code in np.unique(feeds.batch_codes):
             own = feeds.batch_codes == code
@@ -413,23 +411,39 @@ class Training:
             value = float(self.engine.evaluate(part)[1])
             if not math.isfinite(value) or value > worst_value:
                 worst, worst_value = int(code), value if math.isfinite(value) else math.inf
-        return f"most likely by cells of batch '{self.data.batch_levels[worst]}'"
+        return self.data.batch_levels[worst]
 
     def _remember_good(self) -> None:
-        """Keep the present state as one to go back to."""
+        """Keep the present state as one to go back to.
+
+        Done at validations alone: were it done at checkpoints too, the clock would decide where a
+        diverging fit goes back to.
+        """
         self._good = (self.engine.state(), _record(self.position))
 
-    def _checkpoint_is_due(self) -> bool:
-        """Say whether enough time has passed since the last checkpoint."""
-        return time.monotonic() - self._saved_at >= self.config.checkpoint_every_s
+    def _save_if_due(self) -> None:
+        """Write a checkpoint after an interrupt, at the end and from time to time; pass interrupts on."""
+        interrupted, is_over = self._interrupted, self.position.is_over
+        waited = time.monotonic() - self._saved_at
+        if interrupted or is_over or waited >= self.config.checkpoint_every_s:
+            self._saved_at = time.monotonic()
+            if self.checkpoint is not None:
+                self._save(self.checkpoint)
+        if interrupted and not is_over:
+            raise KeyboardInterrupt
 
-    def _save(self) -> None:
-        """Write the last good state, which is the present one, as checkpoint."""
-        self._saved_at = time.monotonic()
-        if self.checkpoint is None or self._good is None:
-            return
-        state, record = self._good
-        write_checkpoint(self.checkpoint, {"now": state, "best": self._best}, record)
+    def _save(self, path: Path) -> None:
+        """Write the present state, the one to go back to and the best one; equal ones only once."""
+        if self._good is None:
+            raise RuntimeError("no state to go back to")
+        good, good_position = self._good
+        position = _record(self.position)
+        now = good if position == good_position else self.engine.state()
+        named = {"now": now, "good": good, "best": self._best}
+        place = {name: next(n for n in named if named[n] is state) for name, state in named.items()}
+        states = {name: named[name] for name in set(place.values())}
+        record = {"position": position, "good_position": good_position, "place": place}
+        write_checkpoint(path, states, record)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -291,6 +292,7 @@ def test_a_full_disk_is_told_when_columns_are_turned_to_rows(tmp_path):
         prepare([tmp_path / "raw.h5ad"], disk / "atlas.zarr", config())
 
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from medl_scale.progress import SilentProgress
@@ -325,7 +327,9 @@ def test_a_killed_prepare_leaves_no_output_and_the_next_sweeps(tmp_path, adata, 
         str(output),
         step,
     ]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert process.stdout.readline() == "reached\n"
     process.send_signal(signal.SIGKILL)
     process.wait()

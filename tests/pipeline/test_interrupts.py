@@ -1,0 +1,114 @@
+"""Commands that are ended from outside: Ctrl-C in a terminal, and kill -9."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from medl_scale import Run
+from medl_scale.train.fit import read_status
+from tests.tiny import medl
+
+MEDL = Path(sys.executable).with_name("medl-scale")
+EPOCHS = 120
+SETTINGS = f"""
+[fit.train]
+max_epochs = {EPOCHS}
+early_stopping_patience = 100000
+checkpoint_every_s = 0.0
+threads = 1
+[fit.stream]
+minibatch_size = 128
+"""
+
+
+def start(*args):
+    """Start a command as a terminal does, in a process group of its own."""
+    return subprocess.Popen(
+        [MEDL, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(is_so, process):
+    """Wait for something to happen while a process runs."""
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_training(run, model):
+    """Say whether a fit has passed some epochs."""
+    status = read_status(run / "models" / model / "fold_0")
+    return status is not None and status.epoch >= 5
+
+
+def wait_for_end(children):
+    """Wait for processes to end, and fail if one does not."""
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize(
+    ("way", "models"), [("Ctrl-C", ["ae"]), ("Ctrl-C", ["ae", "re"]), ("kill -9", ["ae"])]
+)
+def test_an_interrupted_fit_goes_on_where_it_stood(atlas, tmp_path, way, models):
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    run = tmp_path / "run"
+    process = start("fit", atlas, "-o", run, "--models", ",".join(models), "--workers", len(models),
+                    "--config", tmp_path / "settings.toml")  # fmt: skip
+    wait_until(lambda: all(is_training(run, model) for model in models), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    if way == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    out, err = process.communicate(timeout=60)
+    wait_for_end(children)
+    assert out == ""
+    assert "Traceback" not in err
+    if way == "Ctrl-C":
+        assert process.returncode == 130
+        assert err.endswith("Interrupted. Continue the run with --resume.\n")
+    assert "unfinished (training)" in medl("info", run).out
+    lines = {
+        model: (run / "models" / model / "fold_0" / "epochs.jsonl").read_text().splitlines()
+        for model in models
+    }
+
+    ended = medl("fit", atlas, "-o", run, "--resume", "--workers", 1)
+    assert ended.code == 0, ended.err
+    assert set(Run(run).finished()) == {(model, 0) for model in models}
+    history = Run(run).history
+    for model in models:
+        own = history[history["model"] == model]
+        assert own["epoch"].tolist() == list(range(EPOCHS))
+        # What was done before the interruption was not done again: it keeps its times.
+        before = [line for line in lines[model] if '"train_s"' in line]
+        after = (run / "models" / model / "fold_0" / "epochs.jsonl").read_text().splitlines()
+        assert after[: len(before) - 2] == before[: len(before) - 2]
+        assert len(before) >= 4
+        assert np.isfinite(Run(run).latent(model)).all()
+    assert list(tmp_path.rglob("*.medl-tmp-*")) == []
+
+
+def test_an_interrupted_simulation_leaves_nothing(tmp_path):
+    process = start("simulate", tmp_path / "big.zarr", "--cells", 3_000_000)
+    wait_until(lambda: any(tmp_path.iterdir()), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("Interrupted.\n")
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
