@@ -243,6 +243,7 @@ def _figures(
             "median_cpu_ms": round(1e3 * median(cpu), 2),
             "wall_ms": round(1e3 * min(wall), 2),
             "cells_per_s": round(sizes.minibatch_size / min(wall)),
+            "cpu_ms_beside_products": round(1e3 * (min(cpu) - flops / peak), 2),
             "mflop_per_cell": round(flops / sizes.minibatch_size / 1e6, 2),
             "peak_gflop_per_cpu_s": round(peak / 1e9, 1),
             "median_peak_gflop_per_cpu_s": round(median(peaks) / 1e9, 1),

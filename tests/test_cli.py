@@ -1,7 +1,6 @@
 """The commands as users type them: what they print, leave and refuse."""
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -202,7 +201,10 @@ def test_log_json_prints_one_object_a_line_whatever_happens(made, tmp_path):
     steps = [event["step"] for event in events["prepare"] if event["event"] == "step_end"]
     assert steps[-1] == "writing cells"
     rows = [event for event in events["fit"] if event["event"] == "epoch"]
-    assert [(row["fit"], row["epoch"]) for row in rows] == [("fit ae fold 0", 0), ("fit ae fold 0", 1)]
+    assert [(row["fit"], row["epoch"]) for row in rows] == [
+        ("fit ae fold 0", 0),
+        ("fit ae fold 0", 1),
+    ]
     assert rows[0]["train_total"] > 0
     warned = [event for event in events["embed"] if event.get("level") == "warning"]
     assert "40 of the model's 80 genes are missing" in warned[0]["message"]
@@ -260,7 +262,10 @@ def test_a_file_can_be_the_batch(made, tmp_path):
         ("[fit.train]\nmax_epochs = 'many'", "train.max_epochs must be of type int; got 'many'."),
         ("[fit]\ntrain = 3", "[train] must be a section of settings; got 3."),
         ("[fit]\nmodels = 'me'", "fit.models must be of type list; got 'me'."),
-        ("[train]\nmax_epochs = 3", "holds 'train', which is no section of settings. Sections: [pr"),
+        (
+            "[train]\nmax_epochs = 3",
+            "holds 'train', which is no section of settings. Sections: [pr",
+        ),
         ("fit = 3", "holds 'fit', which is no section of settings"),
         ("fit", "settings.toml is not valid TOML: "),
         ("[fit.train]\nseed = -1", "seed must be at least 0; got -1."),
@@ -311,8 +316,14 @@ def test_usage_errors_exit_with_2_and_without_a_traceback(made, args, message):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("fit ATLAS --models me,xyz", "models must be one of 'me', 'fe', 're', 'fec', 'ae', 'aec', "),
-        ("fit ATLAS --models ,", "models names no model. Choose from me, fe, re, fec, ae, aec, pca."),
+        (
+            "fit ATLAS --models me,xyz",
+            "models must be one of 'me', 'fe', 're', 'fec', 'ae', 'aec', ",
+        ),
+        (
+            "fit ATLAS --models ,",
+            "models names no model. Choose from me, fe, re, fec, ae, aec, pca.",
+        ),
         ("fit ATLAS --models me,me", "models names one twice: me, me."),
         ("fit ATLAS --fold 5", "fold must be one of 0 to 4; got 5."),
         ("fit ATLAS --fold -1", "folds must be different numbers >= 0; got (-1,)."),
@@ -324,12 +335,24 @@ def test_usage_errors_exit_with_2_and_without_a_traceback(made, args, message):
         ("fit ATLAS --cache-memory -1KiB", "cache_memory must be at least 0; got -1024."),
         ("fit ATLAS --workers 0", "workers must be at least 1; got 0."),
         ("fit ATLAS --learning-rate nan", "learning_rate must be positive; got nan."),
-        ("fit ATLAS --models pca --fe-rep X_pca", "fe_rep freezes the encoder of 'me', which is not"),
-        ("fit RAW", "raw.h5ad is not a prepared atlas. Name the column of obs that holds the batch"),
-        ("fit NOTHING --batch-key batch", "nothing does not exist. Give a prepared atlas, or counts"),
+        (
+            "fit ATLAS --models pca --fe-rep X_pca",
+            "fe_rep freezes the encoder of 'me', which is not",
+        ),
+        (
+            "fit RAW",
+            "raw.h5ad is not a prepared atlas. Name the column of obs that holds the batch",
+        ),
+        (
+            "fit NOTHING --batch-key batch",
+            "nothing does not exist. Give a prepared atlas, or counts",
+        ),
         ("embed RUN RAW -o out.csv", "Latents are written to OUT.h5ad or OUT.zarr; got 'out.csv'."),
         ("embed RUN RAW -o RAW --overwrite", "raw.h5ad is also the input. Choose another -o."),
-        ("embed RUN RAW -o out.h5ad --models ae", "has no finished model ae of fold 0; finished: me, "),
+        (
+            "embed RUN RAW -o out.h5ad --models ae",
+            "has no finished model ae of fold 0; finished: me, ",
+        ),
         ("embed RUN RAW -o out.h5ad --fold 3", "has no finished model at all of fold 3"),
         ("embed RUN RAW -o out.h5ad --layer x", "raw.h5ad has no layer 'x'."),
         ("embed RUN NOTHING -o out.h5ad", "nothing does not exist. Give a .h5ad file"),
@@ -340,7 +363,10 @@ def test_usage_errors_exit_with_2_and_without_a_traceback(made, args, message):
         ("prepare RAW -o out.zarr", "name its column of obs with --batch-key."),
         ("prepare RAW --batch-key batch", "name it with --output, such as -o atlas.zarr."),
         ("prepare RAW -o RAW --batch-key batch", "is also an input. Choose another output."),
-        ("prepare RAW -o ATLAS --batch-key batch", "atlas.zarr exists already. Choose another output"),
+        (
+            "prepare RAW -o ATLAS --batch-key batch",
+            "atlas.zarr exists already. Choose another output",
+        ),
         ("prepare RAW -o x --batch-key batch --folds 2", "folds must be at least 3; got 2."),
         ("prepare RAW -o x --batch-key batch --layer y", "raw.h5ad has no layer 'y'."),
         ("simulate x.csv", ".zarr"),
@@ -363,7 +389,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     assert ended.err.startswith("Error: ")
     assert message in ended.err
     assert ended.err.count("\n") == 1
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def _without_batch(adata):
@@ -425,7 +451,7 @@ def test_data_that_cannot_be_used_are_refused_by_prepare(made, tmp_path, change,
     assert "Error: " in ended.err
     assert all(message in ended.err for message in messages), ended.err
     assert "Traceback" not in ended.err
-    assert os.listdir(tmp_path) == ["bad.h5ad"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "bad.h5ad"]
 
 
 def test_a_misspelt_key_is_understood(made, tmp_path):
@@ -446,7 +472,7 @@ def test_a_truncated_atlas_is_refused_by_every_command(made, tmp_path):
         assert ended.code == 2
         assert "truncated" in ended.err
         assert "Traceback" not in ended.err
-    assert os.listdir(tmp_path) == ["atlas.zarr"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "atlas.zarr"]
 
 
 def test_a_truncated_input_is_refused(made, tmp_path):

@@ -267,7 +267,8 @@ def _tasks(
 
 def _run(tasks: Sequence[Task], n_workers: int, progress: Progress) -> list[Outcome]:
     """Run all fits and show how they stand."""
-    told = {task.name: 0 for task in tasks}
+    read_until = {task.name: 0 for task in tasks}
+    next_epoch = {task.name: 0 for task in tasks}
 
     with progress.fits() as show:
 
@@ -275,9 +276,12 @@ def _run(tasks: Sequence[Task], n_workers: int, progress: Progress) -> list[Outc
             lines = []
             for task in tasks:
                 folder = Path(task.payload.folder)
-                rows, told[task.name] = read_epochs(folder, start=told[task.name])
+                rows, read_until[task.name] = read_epochs(folder, start=read_until[task.name])
+                # Rows come again when a resumed fit goes back to its checkpoint.
                 for row in rows:
-                    progress.epoch(task.name, row)
+                    if row["epoch"] >= next_epoch[task.name]:
+                        next_epoch[task.name] = row["epoch"] + 1
+                        progress.epoch(task.name, row)
                 lines.append(_line(task, states[task.name], folder))
             show(lines)
 

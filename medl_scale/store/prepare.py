@@ -7,16 +7,12 @@ a module of its own; the matrix is never held, the tables of cells and genes are
 
 from __future__ import annotations
 
-import glob
-import importlib.metadata
 import os
-import platform
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
@@ -24,7 +20,7 @@ import zarr
 from medl_scale.errors import ConfigError, OutputExistsError
 from medl_scale.progress import SilentProgress
 from medl_scale.store.atlas import Atlas, describe, manifest_of
-from medl_scale.store.atomic import atomic_directory
+from medl_scale.store.atomic import atomic_directory, sweep_leftovers
 from medl_scale.store.columns import KeyColumns, Levels, check_batches, key_columns
 from medl_scale.store.elements import MANIFEST_KEY
 from medl_scale.store.folds import deal_parts, row_order
@@ -32,6 +28,7 @@ from medl_scale.store.frames import storable
 from medl_scale.store.genes import select_genes
 from medl_scale.store.inputs import open_inputs
 from medl_scale.store.matrix import CsrWriter, index_type
+from medl_scale.store.provenance import describe_origin, note_removed
 from medl_scale.store.quality import measure
 from medl_scale.store.seal import seal
 from medl_scale.store.shuffle import RowShuffle
@@ -54,7 +51,6 @@ __all__ = ["prepare"]
 
 _SILENT = SilentProgress()
 _SCRATCH = ".scratch"
-_LIBRARIES = ("medl-scale", "anndata", "numpy", "scipy", "zarr")
 
 
 def prepare(
@@ -101,7 +97,7 @@ def prepare(
     """
     target = Path(output)
     _check_output(target, inputs)
-    _sweep(target)
+    sweep_leftovers(target.parent, of=target.name)
     with (
         atomic_directory(target, overwrite=overwrite) as folder,
         _fast_codecs(),
@@ -122,7 +118,7 @@ def prepare(
         rows = _rows(columns, quality, selection, config)
         root = zarr.open_group(folder, mode="a", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        provenance = _provenance(joined, quality, selection, rows, config)
+        provenance = describe_origin(joined, quality, selection, len(rows.cells), config)
         atlas = Atlas(
             path=str(target),
             n_obs=len(rows.cells),
@@ -144,7 +140,7 @@ def prepare(
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         for name in ("X", "obs", "var"):
             seal(folder / name)
-    _note_removed(provenance, progress)
+    note_removed(provenance, progress)
     return describe(target)
 
 
@@ -268,55 +264,6 @@ def _categorical(levels: Levels) -> pd.Categorical:
     return pd.Categorical.from_codes(levels.codes, pd.Index(levels.names, dtype=object))
 
 
-def _provenance(
-    inputs: Inputs, quality: Quality, selection: Selection, rows: _Rows, config: PrepareConfig
-) -> dict[str, Any]:
-    """Return where an atlas comes from, in plain types."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": [
-            {"place": one.place, "n_obs": one.n_obs, "n_vars": one.n_vars} for one in inputs.inputs
-        ],
-        "config": asdict(config),
-        "n_cells_in": inputs.n_obs,
-        "n_cells_removed": {
-            "too_few_genes": int((~quality.cells).sum()),
-            "no_counts_left": int(quality.cells.sum()) - len(rows.cells),
-        },
-        "n_genes_in": inputs.n_vars,
-        "n_genes_removed": {
-            "too_few_cells": int((~quality.genes).sum()),
-            "less_variable": int(quality.genes.sum()) - len(selection.genes),
-        },
-        "versions": {"python": platform.python_version(), **_versions()},
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide what is written."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _note_removed(provenance: dict[str, Any], progress: Progress) -> None:
-    """Tell how many cells and genes were left out, and why."""
-    cells, genes = provenance["n_cells_removed"], provenance["n_genes_removed"]
-    progress.note(
-        f"{sum(cells.values()):,} of {provenance['n_cells_in']:,} cells were removed "
-        f"({cells['too_few_genes']:,} with too few genes, {cells['no_counts_left']:,} without a "
-        f"count in the genes that stay), and {sum(genes.values()):,} of "
-        f"{provenance['n_genes_in']:,} genes ({genes['too_few_cells']:,} in too few cells, "
-        f"{genes['less_variable']:,} less variable).",
-        cells=cells,
-        genes=genes,
-    )
-
-
 def _place(inputs: Inputs) -> str:
     """Return how errors call all inputs together."""
     return inputs.places[0] if len(inputs.places) == 1 else f"The {len(inputs.places)} inputs"
@@ -332,15 +279,6 @@ def _check_output(target: Path, inputs: Sequence[str | os.PathLike[str] | AnnDat
         raise OutputExistsError(
             f"{target} exists and is not a Zarr store; it is not replaced. Choose another output."
         )
-
-
-def _sweep(target: Path) -> None:
-    """Remove what crashed attempts at this output left; others may be at work beside it."""
-    for entry in target.parent.glob(f"{glob.escape(target.name)}.medl-tmp-*"):
-        if entry.name.endswith("old") and not target.exists():
-            entry.rename(target)
-        else:
-            shutil.rmtree(entry, ignore_errors=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
@@ -63,12 +64,12 @@ class TensorFlowEngine(Engine):
             if effects is not None
             else None
         )
-        # Plain tracing: nothing here is Python control flow over tensors.
-        self._step = tf.function(
-            self._step_graph, reduce_retracing=True, autograph=False, jit_compile=compiled
-        )
-        self._evaluate = tf.function(self._evaluate_graph, reduce_retracing=True, autograph=False)
-        self._encode = tf.function(self._encode_graph, reduce_retracing=True, autograph=False)
+        # Plain tracing: nothing here is Python control flow over tensors. `partial` hides that engines
+        # share their methods; TensorFlow would warn at the fifth that they are traced too often.
+        traced = partial(tf.function, reduce_retracing=True, autograph=False)
+        self._step = traced(partial(self._step_graph), jit_compile=compiled)
+        self._evaluate = traced(partial(self._evaluate_graph))
+        self._encode = traced(partial(self._encode_graph))
 
     @override
     def step(self, feeds: Feeds, *, learning_rate: float) -> Any:

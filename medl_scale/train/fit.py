@@ -243,11 +243,17 @@ def read_summary(folder: Path) -> FitSummary:
 
 
 def read_epochs(folder: Path, *, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Return the history rows written after byte `start`, and where the next call should start."""
+    """Return the history rows written after byte `start`, and where the next call should start.
+
+    A fit that is resumed writes its file anew; all rows are then returned.
+    """
     path = folder / EPOCHS_FILE
     if not path.exists():
         return [], start
     with path.open("rb") as file:
+        if start > 0:
+            file.seek(start - 1)
+            start = start if file.read(1) == b"\n" else 0
         file.seek(start)
         text = file.read()
     whole = text[: text.rfind(b"\n") + 1]

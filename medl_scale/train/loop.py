@@ -181,14 +181,14 @@ class Training:
         KeyboardInterrupt
             After a checkpoint was written.
         """
-        position = self.position
         with self._interruptible():
             if self._good is None:
                 self._remember_good()
-            while not position.is_over:
+            while not self.position.is_over:
                 timings = self._train_epoch()
-                self._end_epoch(timings)
-                position = self.position
+                if timings is not None:
+                    self._end_epoch(timings)
+        position = self.position
         if self._best:
             self.engine.load_state(self._best)
         return TrainingResult(
@@ -209,8 +209,8 @@ class Training:
             epoch=self.position.epoch,
         )
 
-    def _train_epoch(self) -> dict[str, float]:
-        """Run what is left of the epoch; return its timings."""
+    def _train_epoch(self) -> dict[str, float] | None:
+        """Run what is left of the epoch; return its timings, or None after going back."""
         position, data = self.position, self.data
         plan = self._plan()
         started = time.perf_counter()
@@ -233,7 +233,7 @@ class Training:
                 step_s += time.perf_counter() - before
                 if not np.isfinite(terms).all():
                     self._recover(terms, feeds, f"epoch {position.epoch}, step {position.step}")
-                    return self._train_epoch()
+                    return None
                 size = len(feeds.batch_codes)
                 position.step += 1
                 position.minibatch += 1
@@ -300,14 +300,15 @@ class Training:
         row |= timings
         row["peak_memory_bytes"] = _peak_memory()
         position.history.append(row)
+        is_best = position.stopping.best_epoch == row["epoch"]
+        if is_best:
+            self._best = self.engine.state()
         if verdict is Verdict.LOWER_RATE:
             position.rate_factor *= RATE_DROP
             self.engine.load_state(self._best | {"n_steps": np.asarray(position.step)})
         position.is_over = last or verdict is Verdict.STOP
         if "val_total" in row:
-            self._remember_good()
-        if position.stopping.best_epoch == row["epoch"] and self._good is not None:
-            self._best = self._good[0]
+            self._remember_good(self._best if is_best else None)
         self.report(Status(position.epoch, config.max_epochs, 0, 0, timings["cells_per_s"], row))
         self._save_if_due()
 
@@ -413,23 +414,23 @@ class Training:
                 worst, worst_value = int(code), value if math.isfinite(value) else math.inf
         return self.data.batch_levels[worst]
 
-    def _remember_good(self) -> None:
-        """Keep the present state as one to go back to.
+    def _remember_good(self, state: State | None = None) -> None:
+        """Keep the present state, of which a copy may be given, as one to go back to.
 
         Done at validations alone: were it done at checkpoints too, the clock would decide where a
         diverging fit goes back to.
         """
-        self._good = (self.engine.state(), _record(self.position))
+        self._good = (state or self.engine.state(), _record(self.position))
 
     def _save_if_due(self) -> None:
         """Write a checkpoint after an interrupt, at the end and from time to time; pass interrupts on."""
-        interrupted, is_over = self._interrupted, self.position.is_over
+        interrupted = self._interrupted
         waited = time.monotonic() - self._saved_at
-        if interrupted or is_over or waited >= self.config.checkpoint_every_s:
+        if interrupted or self.position.is_over or waited >= self.config.checkpoint_every_s:
             self._saved_at = time.monotonic()
             if self.checkpoint is not None:
                 self._save(self.checkpoint)
-        if interrupted and not is_over:
+        if interrupted:
             raise KeyboardInterrupt
 
     def _save(self, path: Path) -> None:

@@ -71,7 +71,9 @@ def test_the_layout_of_the_matrix_does_not_matter(run, raw, tmp_path, layout):
 
 def test_missing_genes_count_as_zero_and_are_counted(run, raw):
     part = raw[:, 20:].copy()
-    with pytest.warns(UserWarning, match=r"20 of the model's 80 genes are missing and count as zero,"):
+    with pytest.warns(
+        UserWarning, match=r"20 of the model's 80 genes are missing and count as zero,"
+    ):
         embedded = embed(run, part)
     padded = raw.X.toarray()
     padded[:, :20] = 0
@@ -85,7 +87,9 @@ def test_unknown_batches_take_the_prior_mean_and_are_listed(run, raw):
     expected = embed(run, raw.copy())
     batch = raw.obs["batch"].astype(str).replace({"batch_2": "new", "batch_3": "newer"})
     raw.obs["batch"] = batch
-    with pytest.warns(UserWarning, match=r"2 batches are unknown to the run .* effects: 'new', 'newer'"):
+    with pytest.warns(
+        UserWarning, match=r"2 batches are unknown to the run .* effects: 'new', 'newer'"
+    ):
         embedded = embed(run, raw)
     known = batch.isin(["batch_1", "batch_4"]).to_numpy()
     key = "X_medl_re"
@@ -93,7 +97,9 @@ def test_unknown_batches_take_the_prior_mean_and_are_listed(run, raw):
     assert np.abs(embedded.obsm[key][~known] - expected.obsm[key][~known]).max() > 1e-4
 
     del raw.obs["batch"]
-    with pytest.warns(UserWarning, match=r"obs has no column 'batch': every cell takes the prior mean"):
+    with pytest.warns(
+        UserWarning, match=r"obs has no column 'batch': every cell takes the prior mean"
+    ):
         nobody = embed(run, raw)
     np.testing.assert_allclose(nobody.obsm[key][~known], embedded.obsm[key][~known], atol=1e-6)
 
@@ -119,11 +125,15 @@ def test_cells_that_cannot_be_embedded_are_refused(run, raw):
     counts = raw.X.toarray()
     counts[[3, 7]] = 0
     empty.X = sparse.csr_matrix(counts)
-    with pytest.raises(DataError, match=r"2 cells of AnnData 1 have no counts at all\. Remove them\."):
+    with pytest.raises(
+        DataError, match=r"2 cells of AnnData 1 have no counts at all\. Remove them\."
+    ):
         embed(run, empty)
     logarithms = raw.copy()
     logarithms.X = raw.X.astype(np.float32).log1p()
-    with pytest.raises(DataError, match="counts must be non-negative integers; AnnData 1 has values"):
+    with pytest.raises(
+        DataError, match="counts must be non-negative integers; AnnData 1 has values"
+    ):
         embed(run, logarithms)
     renamed = raw.copy()
     renamed.var_names = [f"ENSG{i}" for i in range(raw.n_vars)]
@@ -133,11 +143,15 @@ def test_cells_that_cannot_be_embedded_are_refused(run, raw):
 
 
 def test_models_must_be_there_and_able_to_embed(made, run, raw, tmp_path):
-    with pytest.raises(RunError, match=r"no finished model ae of fold 0; finished: me, fe, re, pca\."):
+    with pytest.raises(
+        RunError, match=r"no finished model ae of fold 0; finished: me, fe, re, pca\."
+    ):
         embed(run, raw, ("pca", "ae"))
     decoder = fit(made.atlas, output=tmp_path / "run", models="me", fe_rep="X_pca", max_epochs=1,
                   write_latents=False, progress=False)  # fmt: skip
-    with pytest.raises(RunError, match=r"decode an embedding from elsewhere \(fe_rep\) and cannot embed"):
+    with pytest.raises(
+        RunError, match=r"decode an embedding from elsewhere \(fe_rep\) and cannot embed"
+    ):
         decoder.embed(raw, progress=False)
 
 

@@ -41,7 +41,9 @@ def test_raw_counts_in_memory_get_latents_in_their_own_order(raw, tmp_path):
     counts = raw.X.toarray()
     counts[[4, 90]] = 0
     raw.X = sparse.csr_matrix(counts)
-    with pytest.warns(UserWarning, match=r"2 cells were removed by min_genes and have NaN as latent"):
+    with pytest.warns(
+        UserWarning, match=r"2 cells were removed by min_genes and have NaN as latent"
+    ):
         run = fit(
             raw,
             output=tmp_path / "run",
@@ -75,7 +77,9 @@ def test_raw_counts_on_disk_are_prepared_first_where_it_says(made, tmp_path, mon
     shutil.copy(made.raw, "raw.h5ad")
     said = io.StringIO()
     settings = PCA | {"progress": JsonProgress(said)}
-    with pytest.raises(ConfigError, match=r"raw\.h5ad is not a prepared atlas\. Name the column of"):
+    with pytest.raises(
+        ConfigError, match=r"raw\.h5ad is not a prepared atlas\. Name the column of"
+    ):
         fit("raw.h5ad", **settings)
     run = fit("raw.h5ad", batch_key="batch", labels_key="cell_type", **settings)
     notes = [event.get("message", "") for event in map(json.loads, said.getvalue().splitlines())]
@@ -148,7 +152,9 @@ def test_one_failing_fit_does_not_lose_the_others_and_can_be_made_up_for(atlas, 
     assert "Traceback" not in ended.err
     assert "Traceback" in (output / "models" / "me" / "fold_0" / "error.txt").read_text()
     assert set(ad.read_zarr(atlas).obsm) == {"X_pca", "X_pca_batch_centred"}
-    states = {one["model"]: one["state"] for one in json.loads(medl("info", output, "--json").out)["fits"]}
+    states = {
+        one["model"]: one["state"] for one in json.loads(medl("info", output, "--json").out)["fits"]
+    }
     assert states == {"pca": "done", "me": "failed"}
     assert "ConfigError: fe_rep 'X_other' is not in obsm" in medl("info", output).out
 
@@ -163,7 +169,9 @@ def test_one_failing_fit_does_not_lose_the_others_and_can_be_made_up_for(atlas, 
 
 def test_a_classifier_without_labels_fails_alone(raw, tmp_path):
     prepare(raw, tmp_path / "atlas.zarr", batch_key="batch", progress=False)
-    with pytest.raises(FitFailedError, match=r"fit fec fold 0: DataError: Model 'fec' classifies ce"):
+    with pytest.raises(
+        FitFailedError, match=r"fit fec fold 0: DataError: Model 'fec' classifies ce"
+    ):
         fit(tmp_path / "atlas.zarr", output=tmp_path / "run", **(PCA | {"models": ("fec", "pca")}))
     assert "X_pca" in ad.read_zarr(tmp_path / "atlas.zarr").obsm
 
@@ -189,7 +197,10 @@ def test_resuming_keeps_the_settings_of_the_run_and_can_add_models_and_folds(atl
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_latent": 6, "seed": 1}, r"other settings: n_latent \(5 -> 6\), seed \(0 -> 1\)\. Resume it"),
+        (
+            {"n_latent": 6, "seed": 1},
+            r"other settings: n_latent \(5 -> 6\), seed \(0 -> 1\)\. Resume it",
+        ),
         ({"minibatch_size": 64}, r"minibatch_size \(512 -> 64\)"),
     ],
 )
@@ -212,7 +223,9 @@ def test_resuming_with_another_atlas_is_refused(raw, atlas, tmp_path):
     run = fit(atlas, output=tmp_path / "run", **PCA)
     prepare(raw, tmp_path / "b.zarr", batch_key="batch", min_cells=1, seed=1, progress=False)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=r"run was made from another atlas \(.*atlas\.zarr\)\. Resu"):
+    with pytest.raises(
+        ConfigError, match=r"run was made from another atlas \(.*atlas\.zarr\)\. Resu"
+    ):
         fit(tmp_path / "b.zarr", output=run.path, resume=True, progress=False)
     assert contents(tmp_path) == before
 
@@ -246,14 +259,18 @@ def test_a_run_that_was_interrupted_while_it_prepared_goes_on(made, raw, tmp_pat
 
 
 def test_a_run_is_neither_replaced_nor_continued_unasked(made):
-    with pytest.raises(OutputExistsError, match=r"holds a run already\. Continue it with --resume, r"):
+    with pytest.raises(
+        OutputExistsError, match=r"holds a run already\. Continue it with --resume, r"
+    ):
         fit(made.atlas, output=made.run, **PCA)
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_folder_of_the_users_is_never_made_a_run(atlas, options):
     (atlas.parent / "thesis.tex").write_text("x")
-    with pytest.raises(OutputExistsError, match=r"exists and is not a run of medl-scale\. Choose an"):
+    with pytest.raises(
+        OutputExistsError, match=r"exists and is not a run of medl-scale\. Choose an"
+    ):
         fit(atlas, output=atlas.parent, **PCA, **options)
     assert (atlas.parent / "thesis.tex").exists()
     with pytest.raises(OutputExistsError, match="exists and is not a run"):
@@ -316,9 +333,13 @@ def test_settings_may_be_given_flat_nested_or_at_once():
 
 
 def test_an_unknown_setting_lists_the_known(made):
-    with pytest.raises(ConfigError, match=r"'epochs' is not a setting of fit\. Settings: .*max_epoch"):
+    with pytest.raises(
+        ConfigError, match=r"'epochs' is not a setting of fit\. Settings: .*max_epoch"
+    ):
         fit(made.atlas, epochs=3)
     with pytest.raises(ConfigError, match=r"'epochs' is not a setting of \[train\]\..*max_epochs"):
         fit(made.atlas, train={"epochs": 3})
-    with pytest.raises(ConfigError, match=r"'n_genes' is not a setting of \[prepare\]\..*n_top_gene"):
+    with pytest.raises(
+        ConfigError, match=r"'n_genes' is not a setting of \[prepare\]\..*n_top_gene"
+    ):
         prepare(made.raw, "x.zarr", batch_key="batch", n_genes=3)

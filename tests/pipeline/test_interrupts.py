@@ -16,12 +16,12 @@ from medl_scale.train.fit import read_status
 from tests.tiny import medl
 
 MEDL = Path(sys.executable).with_name("medl-scale")
-EPOCHS = 120
+EPOCHS = 80
 SETTINGS = f"""
 [fit.train]
 max_epochs = {EPOCHS}
 early_stopping_patience = 100000
-checkpoint_every_s = 0.0
+checkpoint_every_s = 0.2
 threads = 1
 [fit.stream]
 minibatch_size = 128
@@ -54,6 +54,13 @@ def is_training(run, model):
     return status is not None and status.epoch >= 5
 
 
+def epochs(run, model):
+    """Return what a fit has written of its epochs, times included."""
+    file = run / "models" / model / "fold_0" / "epochs.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
 def wait_for_end(children):
     """Wait for processes to end, and fail if one does not."""
     _, alive = psutil.wait_procs(children, timeout=20)
@@ -68,7 +75,7 @@ def test_an_interrupted_fit_goes_on_where_it_stood(atlas, tmp_path, way, models)
     run = tmp_path / "run"
     process = start("fit", atlas, "-o", run, "--models", ",".join(models), "--workers", len(models),
                     "--config", tmp_path / "settings.toml")  # fmt: skip
-    wait_until(lambda: all(is_training(run, model) for model in models), process)
+    wait_until(lambda: any(is_training(run, model) for model in models), process)
     children = psutil.Process(process.pid).children(recursive=True)
     if way == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
@@ -82,24 +89,24 @@ def test_an_interrupted_fit_goes_on_where_it_stood(atlas, tmp_path, way, models)
         assert process.returncode == 130
         assert err.endswith("Interrupted. Continue the run with --resume.\n")
     assert "unfinished (training)" in medl("info", run).out
-    lines = {
-        model: (run / "models" / model / "fold_0" / "epochs.jsonl").read_text().splitlines()
-        for model in models
-    }
+    done = {model: epochs(run, model) for model in models}
+    assert max(map(len, done.values())) >= 4
 
-    ended = medl("fit", atlas, "-o", run, "--resume", "--workers", 1)
+    ended = medl("fit", atlas, "-o", run, "--resume", "--workers", 1, "--verbose")
     assert ended.code == 0, ended.err
     assert set(Run(run).finished()) == {(model, 0) for model in models}
     history = Run(run).history
     for model in models:
-        own = history[history["model"] == model]
-        assert own["epoch"].tolist() == list(range(EPOCHS))
-        # What was done before the interruption was not done again: it keeps its times.
-        before = [line for line in lines[model] if '"train_s"' in line]
-        after = (run / "models" / model / "fold_0" / "epochs.jsonl").read_text().splitlines()
-        assert after[: len(before) - 2] == before[: len(before) - 2]
-        assert len(before) >= 4
+        assert history[history["model"] == model]["epoch"].tolist() == list(range(EPOCHS))
+        # What was done before was not done again, but for what came after the last checkpoint.
+        kept = [old == new for old, new in zip(done[model], epochs(run, model), strict=False)]
+        assert sum(kept) >= len(kept) / 2
+        assert kept == sorted(kept, reverse=True)
         assert np.isfinite(Run(run).latent(model)).all()
+        told = [
+            line for line in ended.err.splitlines() if line.startswith(f"fit {model} fold 0 epoch")
+        ]
+        assert [int(line.split()[5]) for line in told] == list(range(EPOCHS))
     assert list(tmp_path.rglob("*.medl-tmp-*")) == []
 
 
@@ -109,6 +116,6 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("Interrupted.\n")
+    assert "Interrupted.\n" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []

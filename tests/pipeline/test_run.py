@@ -61,23 +61,35 @@ def test_a_run_that_was_moved_needs_no_atlas(made, raw, tmp_path):
 
 def test_a_latent_or_model_that_is_not_there_lists_those_that_are(made):
     run = Run.load(made.run)
-    with pytest.raises(LatentsIncompleteError, match=r"no latent of model 'ae' fold 0; found: fe fold 0"):
+    with pytest.raises(
+        LatentsIncompleteError, match=r"no latent of model 'ae' fold 0; found: fe fold 0"
+    ):
         run.latent("ae")
-    with pytest.raises(LatentsIncompleteError, match=r"model 'me' fold 1; found: .*pca_batch_centred f"):
+    with pytest.raises(
+        LatentsIncompleteError, match=r"model 'me' fold 1; found: .*pca_batch_centred f"
+    ):
         run.latent("me", fold=1)
-    with pytest.raises(RunError, match=r"fold_1 holds no finished model\. Finish the fit with --resume"):
+    with pytest.raises(
+        RunError, match=r"fold_1 holds no finished model\. Finish the fit with --resume"
+    ):
         run.model("me", 1)
-    with pytest.raises(RunError, match=r"tiny is not a run: it has no config\.toml\. Give the folder"):
+    with pytest.raises(
+        RunError, match=r"tiny is not a run: it has no config\.toml\. Give the folder"
+    ):
         Run.load(made.run.parent.parent)
 
 
 def test_a_truncated_latent_or_model_is_told(made, tmp_path):
     run = Run(shutil.copytree(made.run, tmp_path / "run"))
-    file = next(path for path in (run.path / "latents.zarr/me/fold_0/c").rglob("*") if path.is_file())
+    file = next(
+        path for path in (run.path / "latents.zarr/me/fold_0/c").rglob("*") if path.is_file()
+    )
     model = run.path / "models/me/fold_0/model.npz"
     for path in (file, model):
         path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StoreError, match=r"fold_0 is truncated: 1 of its files are missing or too sh"):
+    with pytest.raises(
+        StoreError, match=r"fold_0 is truncated: 1 of its files are missing or too sh"
+    ):
         run.latent("me")
     with pytest.raises(StoreError, match=r"model\.npz"):
         run.model("me")
