@@ -91,10 +91,11 @@ def start_run(folder: Path, config: RunConfig, atlas: Atlas, before: Run | None)
         # Other runs may be writing to the atlas right now.
         place = Path(atlas.path)
         sweep_leftovers(place.parent, of=place.name, older_than_s=LEFTOVERS_AGE_S)
-    with atomic_file(folder / ENVIRONMENT_FILE) as scratch:
-        scratch.write_text(json.dumps(_environment(atlas), indent=1))
+    # First what makes the folder a run, so that it can be resumed or replaced whatever comes.
     with atomic_file(folder / SETTINGS_FILE) as scratch:
         scratch.write_text(to_toml(fit=config))
+    with atomic_file(folder / ENVIRONMENT_FILE) as scratch:
+        scratch.write_text(json.dumps(_environment(atlas), indent=1))
 
 
 def _clear(folder: Path) -> None:

@@ -64,12 +64,15 @@ class TensorFlowEngine(Engine):
             if effects is not None
             else None
         )
-        # Plain tracing: nothing here is Python control flow over tensors. `partial` hides that engines
-        # share their methods; TensorFlow would warn at the fifth that they are traced too often.
-        traced = partial(tf.function, reduce_retracing=True, autograph=False)
+        # A graph for each size of a minibatch, never one that TensorFlow relaxes after it has met two
+        # sizes: rounding would then depend on which came first, and so on where a fit was resumed.
+        # `partial` hides that engines share methods; TensorFlow would warn of tracing them too often.
+        traced = partial(tf.function, autograph=False)
         self._step = traced(partial(self._step_graph), jit_compile=compiled)
         self._evaluate = traced(partial(self._evaluate_graph))
-        self._encode = traced(partial(self._encode_graph))
+        self._encode = traced(
+            partial(self._encode_graph), input_signature=self._signature_of_encoding()
+        )
 
     @override
     def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
@@ -217,6 +220,17 @@ class TensorFlowEngine(Engine):
         """Build the latents of a block."""
         values = {**self.model, **self.statistics}
         return self.network.encode(values, x, gather_effects(tables, codes))
+
+    def _signature_of_encoding(self) -> tuple[Any, ...]:
+        """Return the types of any number of cells, their codes and the encoder's effects."""
+        import tensorflow as tf
+
+        widths = self.network.effect_widths
+        tables = {
+            layer: tf.TensorSpec((2, None, widths[layer]), tf.float32)
+            for layer in self.network.encoder_effects
+        }
+        return tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((None,), tf.int32), tables
 
     def _mean_tables(self, layers: tuple[str, ...]) -> dict[str, Tensor]:
         """Return posterior means with one more row, zeros, which code -1 wraps round to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from medl_scale.errors import ConfigError
+from medl_scale.train.engine import Feeds
 from tests.models import formulas, small
 from tests.train.recording import N_STEPS, record, record_all
 
@@ -412,6 +414,45 @@ def test_a_state_that_was_put_back_gives_the_same_steps_bitwise(name):
         target.load_state(state)
         again = [np.asarray(target.step(small.feeds(net, s), learning_rate=1e-2)) for s in (2, 3)]
         assert np.array_equal(first, again)
+
+
+def part_of(feeds: Feeds, size: int) -> Feeds:
+    """Return the first cells of a minibatch."""
+    arrays = {
+        field.name: getattr(feeds, field.name)
+        for field in dataclasses.fields(feeds)
+        if isinstance(getattr(feeds, field.name), np.ndarray)
+    }
+    return dataclasses.replace(feeds, **{name: value[:size] for name, value in arrays.items()})
+
+
+@pytest.mark.parametrize("name", ["fec", "re", "me"])
+def test_what_an_engine_did_before_does_not_change_a_bit(name):
+    """A resumed fit meets minibatches of other sizes first, for which TensorFlow may build other graphs."""
+    case = small.CASES[name]
+    net = small.network(case)
+    sizes = [12, 12, 7, 12, 9]
+    minibatches = [part_of(small.feeds(net, seed), size) for seed, size in enumerate(sizes)]
+    whole = small.engine(case)
+    states, results = [], []
+    for feeds in minibatches:
+        states.append(whole.state())
+        terms = np.asarray(whole.step(feeds, learning_rate=1e-2))
+        latent = whole.encode(feeds.x, feeds.batch_codes)
+        results.append((terms, whole.evaluate(feeds), latent, whole.state()))
+    for first in range(1, len(sizes)):
+        resumed = small.engine(case)
+        resumed.load_state(states[first])
+        for feeds, (terms, evaluation, latent, state) in zip(
+            minibatches[first:], results[first:], strict=True
+        ):
+            np.testing.assert_array_equal(resumed.step(feeds, learning_rate=1e-2), terms)
+            np.testing.assert_array_equal(
+                resumed.encode(feeds.x, feeds.batch_codes), latent
+            )
+            np.testing.assert_array_equal(resumed.evaluate(feeds), evaluation)
+            found = resumed.state()
+            assert [key for key in state if not np.array_equal(found[key], state[key])] == []
 
 
 def test_a_compiled_step_equals_a_plain_one():

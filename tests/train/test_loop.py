@@ -300,8 +300,8 @@ def test_a_diverging_fit_goes_back_once_and_continues_at_a_tenth_of_the_rate(dat
     result = made.run()
     rates = made.engine.rates
     assert made.position.recoveries == 1
-    assert set(rates) == {DIVERGING, pytest.approx(DIVERGING / 10)}
     assert rates == sorted(rates, reverse=True)
+    assert sorted(set(rates)) == pytest.approx([DIVERGING / 10, DIVERGING])
     assert result.n_steps == 4 * N_PER_EPOCH
     assert [row["epoch"] for row in result.history] == [0, 1, 2, 3]
     assert all(math.isfinite(row["train_total"]) for row in result.history)
