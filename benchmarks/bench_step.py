@@ -280,7 +280,7 @@ def _figures(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12, help="turns of each case")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each case")
     parser.add_argument("--steps", type=int, default=6, help="steps of a case in its turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--batches", type=int, nargs="+", default=[19, 147, 2000])

@@ -402,7 +402,8 @@ class Training:
         """Name the batch whose cells have the largest loss under the last good weights."""
         worst, worst_value = -1, -math.inf
         for code in np.unique(feeds.batch_codes):
-            own = feeds.batch_codes == code
+            # Repeated up to one size, since backends build a graph for each.
+            own = np.resize(np.flatnonzero(feeds.batch_codes == code), feeds.batch_codes.size)
             part = Feeds(
                 x=feeds.x[own],
                 batch_codes=feeds.batch_codes[own],

@@ -31,9 +31,7 @@ def test_closed_form_kl_equals_tensorflow_probability(seed):
     from tensorflow_probability import distributions as tfd
 
     table = random_table(seed)
-    per_batch = [
-        float(tfd.kl_divergence(posterior(table, code), prior(4))) for code in range(3)
-    ]
+    per_batch = [float(tfd.kl_divergence(posterior(table, code), prior(4))) for code in range(3)]
     assert table_kl(table) == pytest.approx(sum(per_batch), rel=1e-5)
     rows = np.asarray(row_kl(table.loc, table.scale)).sum(axis=(0, 2))
     np.testing.assert_allclose(rows, per_batch, rtol=1e-4)
@@ -71,14 +69,14 @@ def test_first_standard_deviations_lie_where_the_papers_mean_them_to():
     assert table.scale.min() >= 0.010
     assert table.scale.max() <= 0.015 + 2e-5
     # Uniform in natural units.
-    np.testing.assert_allclose(np.quantile(table.scale, [0.25, 0.5, 0.75]), [0.01126, 0.01251, 0.01376], rtol=0.01)
+    np.testing.assert_allclose(
+        np.quantile(table.scale, [0.25, 0.5, 0.75]), [0.01126, 0.01251, 0.01376], rtol=0.01
+    )
     np.testing.assert_allclose(table.loc.std(), 0.1, rtol=0.05)
 
 
 def test_published_standard_deviations_start_where_the_papers_code_puts_them():
-    table = initial_table(
-        np.random.default_rng(0), 20, 300, loc_sd=0.1, published_scales=True
-    )
+    table = initial_table(np.random.default_rng(0), 20, 300, loc_sd=0.1, published_scales=True)
     assert table.untransformed.max() <= -4.60
     assert table.untransformed.min() >= -9.91
     assert 5e-5 < table.scale.min() < 7e-5

@@ -34,7 +34,9 @@ arrays = st.dictionaries(
 
 
 @given(arrays=arrays, record=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False)))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 def test_arrays_and_record_come_back(tmp_path, arrays, record):
     path = tmp_path / "file.npz"
     write_arrays(path, arrays, record)
@@ -82,21 +84,23 @@ def test_a_damaged_file_is_told_or_harmless(tmp_path, data):
     try:
         states, record = read_checkpoint(path)
     except StoreError as error:
-        assert f"{path} is damaged" in str(error)
-        assert "Remove it and fit again" in str(error)
+        message = str(error)
     else:
         # Zip holds dates and the like that nobody reads.
         assert record == RECORD
         for group, state in STATES.items():
             for name, value in state.items():
                 np.testing.assert_array_equal(states[group][name], value)
+        return
+    assert f"{path} is damaged" in message
+    assert "Remove it and fit again" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file at all" * 100])
 def test_another_file_under_its_name_is_told(tmp_path, content):
     path = tmp_path / "c.npz"
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="c.npz is damaged"):
+    with pytest.raises(StoreError, match=r"c\.npz is damaged"):
         read_arrays(path)
 
 
@@ -107,7 +111,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path):
         old = path.read_bytes()
         fill(disk, leave_bytes=64 * 2**10)
         large = {"now": {"weights": np.ones(2**17, np.float32)}}
-        with pytest.raises(StoreError, match="The disk is full while writing .*checkpoint.npz"):
+        with pytest.raises(StoreError, match=r"The disk is full while writing .*checkpoint\.npz"):
             write_checkpoint(path, large, RECORD)
         assert path.read_bytes() == old
         assert sorted(entry.name for entry in disk.iterdir()) == ["checkpoint.npz", "filling"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 import signal
@@ -328,16 +327,18 @@ def test_an_embedding_without_variance_is_survived(task, with_embedding):
 def test_a_missing_embedding_lists_those_that_are_there(task, with_embedding, atlas_path):
     with pytest.raises(
         ConfigError,
-        match="fe_rep 'X_harmony' is not in obsm of the atlas. "
-        "Embeddings: 'X_bad', 'X_flat', 'X_other'",
+        match=r"fe_rep 'X_harmony' is not in obsm of the atlas\. "
+        r"Embeddings: 'X_bad', 'X_flat', 'X_other'",
     ):
         fit_one(task("me", ref=with_embedding, fe_rep="X_harmony"))
-    with pytest.raises(ConfigError, match="fe_rep 'X_pca' is not in obsm.*Embeddings: none"):
+    with pytest.raises(ConfigError, match=r"fe_rep 'X_pca' is not in obsm.*Embeddings: none"):
         fit_one(task("me", ref=str(atlas_path), fe_rep="X_pca"))
 
 
 def test_an_embedding_with_holes_is_refused(task, with_embedding):
-    with pytest.raises(DataError, match="fe_rep 'X_bad' must be a matrix of finite numbers.*1 cells"):
+    with pytest.raises(
+        DataError, match=r"fe_rep 'X_bad' must be a matrix of finite numbers.*1 cells"
+    ):
         fit_one(task("me", ref=with_embedding, fe_rep="X_bad"))
 
 
@@ -398,5 +399,4 @@ def test_what_a_fit_recorded_can_be_read_as_json(task):
     assert identity["model"] == "pca"
     assert identity["n_obs"] == N_CELLS
     assert len(json.loads((Path(asked.folder) / "done.json").read_text())["keys"]) == 2
-    assert N_BATCHES == len(load_model(Path(asked.folder))[0].vocabulary.batch_levels)
-    assert os.listdir(asked.folder)  # noqa: PTH208
+    assert len(load_model(Path(asked.folder))[0].vocabulary.batch_levels) == N_BATCHES

@@ -111,5 +111,5 @@ def test_a_folder_without_a_model_and_a_damaged_one_are_told(tmp_path):
     trained("fec").save(tmp_path, {})
     path = tmp_path / "model.npz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StoreError, match="model.npz is damaged"):
+    with pytest.raises(StoreError, match=r"model\.npz is damaged"):
         load_model(tmp_path)
