@@ -24,8 +24,17 @@ SHARD_ROWS = 32_768
 
 
 def index_type(n_vars: int) -> np.dtype[Any]:
-    """Return the type of column indices: two bytes where they suffice."""
+    """Return the type of column indices on their way to the store: two bytes where they suffice."""
     return np.dtype(np.uint16 if n_vars <= np.iinfo(np.uint16).max else np.int32)
+
+
+def pointer_type(n_entries: int) -> np.dtype[Any]:
+    """Return the type of row pointers: that of the indices, int32, unless entries exceed it.
+
+    SciPy wants both alike: with two types, `tocoo` and what builds on it (such as scanpy's quality
+    metrics) fail on a matrix read from the store. Indices of two bytes would be read 20 % faster.
+    """
+    return np.dtype(np.int32 if n_entries <= np.iinfo(np.int32).max else np.int64)
 
 
 class CsrWriter:
@@ -53,7 +62,7 @@ class CsrWriter:
                 # A missing shard then always means a truncated store.
                 config={"write_empty_chunks": True},
             )
-            for name, kind in (("data", dtype), ("indices", index_type(shape[1])))
+            for name, kind in (("data", dtype), ("indices", np.int32))
         }
         self.codec = codec
         self.lengths: list[NDArray[np.int32]] = []
@@ -82,7 +91,7 @@ class CsrWriter:
         array = self.group.create_array(
             "indptr",
             shape=pointer.shape,
-            dtype=np.int64,
+            dtype=pointer_type(int(pointer[-1])),
             chunks=(min(len(pointer), 2**17),),
             compressors=self.codec,
         )

@@ -13,10 +13,12 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
+from medl_scale.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["RowBlock", "RowWriter"]
 
@@ -58,6 +60,8 @@ class RowWriter:
         Categorical columns of `obs` and their levels.
     numbers
         Numeric (float32) columns of `obs`.
+    index_dtype
+        Type of column indices and row pointers alike: SciPy fails on two.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class RowWriter:
         *,
         levels: Mapping[str, Sequence[str]],
         numbers: Sequence[str] = (),
+        index_dtype: DTypeLike = np.int32,
     ) -> None:
         self._root = root
         self._n_vars = len(var_names)
@@ -75,9 +80,10 @@ class RowWriter:
         _encode(root, "anndata", "0.1.0")
         self._x = _group(root, "X", "csr_matrix", "0.1.0")
         self._data = _Column(self._x, "data", np.uint16, encoding=None, in_shards=True)
-        self._indices = _Column(self._x, "indices", np.int32, encoding=None, in_shards=True)
-        self._indptr = _Column(self._x, "indptr", np.int64, encoding=None)
-        self._indptr.append(np.zeros(1, dtype=np.int64))
+        self._indices = _Column(self._x, "indices", index_dtype, encoding=None, in_shards=True)
+        self._indptr = _Column(self._x, "indptr", index_dtype, encoding=None)
+        self._indptr.append(np.zeros(1, dtype=index_dtype))
+        self._most = int(np.iinfo(index_dtype).max)
 
         obs = _frame(root, "obs", [*levels, *numbers])
         self._names = _Column(obs, "_index", str, encoding="string-array")
@@ -93,9 +99,15 @@ class RowWriter:
 
     def append(self, block: RowBlock) -> None:
         """Add cells after those already written."""
+        ends = self._nnz + np.cumsum(block.row_sizes)
+        if ends.size and ends[-1] > self._most:
+            raise StoreError(
+                f"{ends[-1]:,} entries are more than the {self._most:,} that the row pointers count. "
+                "Write them with int64 indices."
+            )
         self._data.append(block.data)
         self._indices.append(block.indices)
-        self._indptr.append(self._nnz + np.cumsum(block.row_sizes))
+        self._indptr.append(ends)
         self._names.append(block.names)
         for column, codes in block.codes.items():
             self._codes[column].append(codes)

@@ -44,6 +44,8 @@ _BLOCK = 1024
 # More than the chunk caches of all arrays of a file.
 _RESERVE_BYTES = 16 * 2**20
 _MAX_COUNT = np.iinfo(np.uint16).max
+_MOST_DENSE = 0.25
+"""Share of counts that are not zero, at the very most: some 7 % in fact."""
 
 
 def simulate(
@@ -102,6 +104,7 @@ def simulate(
             _names("gene", n_genes),
             levels={"batch": _names("batch", n_batches), "cell_type": _names("type", n_labels)},
             numbers=["library_size"],
+            index_dtype=np.int32 if n_cells * n_genes * _MOST_DENSE < 2**31 else np.int64,
         )
         with (progress or SilentProgress()).step("Simulating", n_cells) as advance:
             for block in _blocks(truth, n_cells, seed):

@@ -90,8 +90,17 @@ def test_the_layout_is_the_one_that_streams_best(tmp_path, adata):
         assert chunk == round(256 * per_row)
         assert shard == 128 * chunk
         assert group[name].compressors[0].cname == "lz4"
-    assert group["indices"].dtype == np.uint16
-    assert group["indptr"].dtype == np.int64
+    assert group["indices"].dtype == group["indptr"].dtype == np.int32
+
+
+def test_an_atlas_read_by_anndata_serves_scipy_and_scanpy(tmp_path, adata):
+    import scanpy
+
+    prepare([adata], tmp_path / "atlas.zarr", config())
+    read = ad.read_zarr(tmp_path / "atlas.zarr")
+    assert read.X.tocoo().nnz == read.X.nnz
+    scanpy.pp.calculate_qc_metrics(read, percent_top=None, inplace=True)
+    assert (read.obs["total_counts"] == np.asarray(read.X.sum(axis=1)).ravel()).all()
 
 
 def test_large_counts_get_the_type_they_need(tmp_path):
