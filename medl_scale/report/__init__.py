@@ -1,1 +1,1 @@
-""""""
+"""Pictures of runs; receives tables and arrays, knows neither models nor Dask."""

@@ -16,6 +16,7 @@ import zarr
 from medl_scale.errors import DataError, StoreError
 from medl_scale.store.atlas import is_prepared
 from medl_scale.store.choices import no_such
+from medl_scale.store.embeddings import embeddings_of
 from medl_scale.store.readers import (
     CsrMatrix,
     DenseMatrix,
@@ -107,7 +108,8 @@ def _open_memory(adata: AnnData, number: int, layer: str | None) -> Input:
     if matrix is None:
         raise DataError(f"AnnData {number} has no X. Name the layer that holds the counts.")
     obs, var = adata.obs.copy(), adata.var.copy()
-    return Input(f"AnnData {number}", f"input{number}", obs, var, SlicedMatrix(matrix))
+    obsm = embeddings_of(adata.obsm)
+    return Input(f"AnnData {number}", f"input{number}", obs, var, SlicedMatrix(matrix), obsm=obsm)
 
 
 def _open_zarr(path: Path, layer: str | None, folder: Path) -> Input:
@@ -133,7 +135,8 @@ def _open_anndata(root: Any, path: Path, layer: str | None, folder: Path) -> Inp
         raise DataError(f"{path} has no X. Name the layer that holds the counts.")
     matrix = _matrix(root[key], folder)
     obs, var = read_elem(root["obs"]), read_elem(root["var"])
-    return Input(str(path), path.stem, obs, var, matrix)
+    obsm = embeddings_of(root["obsm"]) if "obsm" in root else {}
+    return Input(str(path), path.stem, obs, var, matrix, obsm=obsm)
 
 
 def _matrix(element: Any, folder: Path) -> Matrix:

@@ -23,6 +23,7 @@ from medl_scale.store.atlas import Atlas, describe, manifest_of
 from medl_scale.store.atomic import atomic_directory, sweep_leftovers
 from medl_scale.store.columns import KeyColumns, Levels, check_batches, key_columns
 from medl_scale.store.elements import MANIFEST_KEY
+from medl_scale.store.embeddings import write_embeddings
 from medl_scale.store.folds import deal_parts, row_order
 from medl_scale.store.frames import storable
 from medl_scale.store.genes import select_genes
@@ -135,6 +136,7 @@ def prepare(
         )
         # Tables first, so that names and matrix are not held at the same time.
         _write_tables(root, joined, quality, selection, rows, atlas)
+        write_embeddings(root, joined, rows.cells, progress)
         joined.forget_cells()
         _write_matrix(root, folder, joined, quality, selection, rows, config, progress)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)

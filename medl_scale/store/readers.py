@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from medl_scale.errors import DataError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -131,6 +131,8 @@ class Input:
     matrix: Matrix
     columns: NDArray[np.int64] | None = None
     """Columns of the matrix that are genes, one for each row of `var`; None for all."""
+    obsm: Mapping[str, Any] = field(default_factory=dict)
+    """Embeddings of the cells, (n_obs, d) each, not yet read."""
     notes: list[str] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
 

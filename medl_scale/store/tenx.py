@@ -118,7 +118,7 @@ def _gene_expression(
     if n_repeated:
         notes.append(f"{place}: {n_repeated:,} repeated gene symbols get a number, as in 'TBCE-1'.")
         var.index = make_index_unique(var.index)
-    return Input(place, stem, obs, var, matrix, columns, notes)
+    return Input(place, stem, obs, var, matrix, columns, notes=notes)
 
 
 def _text(dataset: Any) -> Any:

@@ -52,6 +52,8 @@ class TensorFlowEngine(Engine):
             for name, value in (self.model | self.adversary).items()
         }
         self.n_steps = 0
+        # Posterior means as `evaluate` and `encode` read them, until weights change.
+        self._padded: dict[str, Tensor] = {}
         self.effects = (
             HostEffects(
                 effects.tables,
@@ -79,6 +81,7 @@ class TensorFlowEngine(Engine):
         import tensorflow as tf
 
         self.n_steps += 1
+        self._padded.clear()
         draw = self.effects.draw(feeds.batch_codes, self.n_steps) if self.effects else None
         cells = draw.cells if draw else {}
         terms, gradients = self._step(
@@ -135,6 +138,7 @@ class TensorFlowEngine(Engine):
                 {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             )
         self.n_steps = int(state["n_steps"])
+        self._padded.clear()
 
     def _step_graph(self, inputs: Inputs, rate: Tensor, step: Tensor) -> tuple[Tensor, Any]:
         """Build one update: adversary on detached activations, then everything else against it."""
@@ -239,7 +243,10 @@ class TensorFlowEngine(Engine):
         if self.effects is None:
             return {}
         pad = ((0, 0), (0, 1), (0, 0))
-        return {layer: tf.constant(np.pad(self.effects.loc[layer], pad)) for layer in layers}
+        for layer in layers:
+            if layer not in self._padded:
+                self._padded[layer] = tf.constant(np.pad(self.effects.loc[layer], pad))
+        return {layer: self._padded[layer] for layer in layers}
 
 
 def _variables(values: Mapping[str, NDArray[Any]], *, trainable: bool = True) -> dict[str, Tensor]:
