@@ -57,4 +57,4 @@ def write_embeddings(
             continue
         everything = np.concatenate([np.asarray(array[...], np.float32) for array in arrays])
         chunks = (min(len(cells), ROWS), everything.shape[1])
-        write_elem(root, f"obsm/{key}", everything[cells], dataset_kwargs={"chunks": chunks})
+        write_elem(root["obsm"], key, everything[cells], dataset_kwargs={"chunks": chunks})

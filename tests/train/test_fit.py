@@ -380,6 +380,7 @@ def test_a_blind_adversary_is_told_when_the_latent_still_holds_the_batch(task, a
     adata.X = sparse.csr_matrix((adata.X.toarray() * np.where(own, 20, 1)).astype(np.uint16))
     # Nothing is learned at this rate: the adversary stays at chance, a random encoder keeps all.
     summary = fit_one(task("fe", ref=adata, learning_rate=1e-9, max_epochs=1))
+    print(summary.probe, summary.losses)
     (message,) = summary.warnings
     assert "The adversary of 'fe' fold 0 is at chance, yet a fresh forest reads" in message
     assert f"from the latent at {summary.probe['forest_accuracy']:.2f}" in message
