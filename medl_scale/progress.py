@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, override
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class FitLine:
     max_epochs: int = 0
     share_of_epoch: float = 0.0
     cells_per_s: float = 0.0
+    most_left_s: float | None = None
+    """Seconds left if no early stopping ends the fit."""
     losses: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -140,18 +143,32 @@ class BarProgress(Progress):
     @contextmanager
     def fits(self) -> Iterator[Callable[[Sequence[FitLine]], None]]:
         from rich.live import Live
+        from rich.progress_bar import ProgressBar
         from rich.table import Table
 
         def table(lines: Sequence[FitLine]) -> Table:
             shown = Table(box=None, pad_edge=False)
-            for title in ("fit", "state", "epoch", "cells/s", "validation loss"):
+            for title in (
+                "fit",
+                "state",
+                "epoch",
+                "",
+                "cells/s",
+                "left at most",
+                "validation loss",
+            ):
                 shown.add_column(title, justify="left" if title in {"fit", "state"} else "right")
             for line in lines:
-                epoch = f"{line.epoch + line.share_of_epoch:.1f}" if line.epoch else ""
-                speed = f"{line.cells_per_s:,.0f}" if line.cells_per_s else ""
                 loss = line.losses.get("val_total")
+                left = line.most_left_s
                 shown.add_row(
-                    line.name, line.state, epoch, speed, "" if loss is None else f"{loss:.5g}"
+                    line.name,
+                    line.state,
+                    f"{line.epoch + 1} of {line.max_epochs}" if line.max_epochs else "",
+                    ProgressBar(1.0, line.share_of_epoch, width=16) if line.max_epochs else "",
+                    f"{line.cells_per_s:,.0f}" if line.cells_per_s else "",
+                    "" if left is None else str(timedelta(seconds=round(left))),
+                    "" if loss is None else f"{loss:.5g}",
                 )
             return shown
 

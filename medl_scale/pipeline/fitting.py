@@ -301,6 +301,10 @@ def _line(task: Task, state: str, folder: Path) -> FitLine:
     status = read_status(folder) if state == "running" else None
     if status is None:
         return FitLine(task.name, state)
+    most_left_s = None
+    if status.cells_per_s > 0:
+        epochs_left = status.max_epochs - status.epoch - status.share_of_epoch
+        most_left_s = max(0.0, epochs_left) * status.epoch_cells / status.cells_per_s
     return FitLine(
         task.name,
         status.state,
@@ -308,6 +312,7 @@ def _line(task: Task, state: str, folder: Path) -> FitLine:
         status.max_epochs,
         status.share_of_epoch,
         status.cells_per_s,
+        most_left_s,
         status.losses,
     )
 

@@ -107,6 +107,8 @@ class FitStatus:
     max_epochs: int = 0
     share_of_epoch: float = 0.0
     cells_per_s: float = 0.0
+    epoch_cells: int = 0
+    """Cells of one epoch."""
     losses: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of the last validated epoch."""
 
@@ -349,6 +351,7 @@ def _fit_network(
                 status.max_epochs,
                 share,
                 status.cells_per_s,
+                statistics.n,
                 dict(losses),
             ),
         )

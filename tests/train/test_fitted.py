@@ -31,37 +31,25 @@ def trained(name: str) -> FittedNetwork:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_loaded_network_encodes_bitwise_as_the_saved_one(tmp_path, name):
+def test_a_loaded_network_encodes_and_evaluates_bitwise_as_the_saved_one(tmp_path, name):
     model = trained(name)
     model.save(tmp_path, {"fold": 3, "backend": "tensorflow"})
+    with np.load(tmp_path / "model.npz") as file:
+        # The optimiser's state is not shipped.
+        assert not [entry for entry in file.files if "adam" in entry or "moments" in entry]
     loaded, record = load_model(tmp_path)
     feeds = small.feeds(model.network)
     codes = np.append(feeds.batch_codes[:-1], -1).astype(np.int32)
     (key,) = model.latent_sizes()
     assert key == f"X_medl_{model.name}"
     assert np.array_equal(loaded.encode(feeds.x, codes)[key], model.encode(feeds.x, codes)[key])
+    np.testing.assert_array_equal(loaded.engine.evaluate(feeds), model.engine.evaluate(feeds))
     assert loaded.vocabulary == VOCABULARY
     assert loaded.latent_sizes() == {key: small.N_LATENT}
     assert record["fold"] == 3
     for layer, table in model.effects().items():
         np.testing.assert_array_equal(loaded.effects()[layer].loc, table.loc)
         np.testing.assert_array_equal(loaded.effects()[layer].untransformed, table.untransformed)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_loaded_network_evaluates_as_the_saved_one(tmp_path, name):
-    model = trained(name)
-    model.save(tmp_path, {})
-    loaded, _ = load_model(tmp_path)
-    feeds = small.feeds(model.network)
-    np.testing.assert_array_equal(loaded.engine.evaluate(feeds), model.engine.evaluate(feeds))
-
-
-def test_optimiser_state_is_not_shipped(tmp_path):
-    model = trained("re")
-    model.save(tmp_path, {})
-    with np.load(tmp_path / "model.npz") as file:
-        assert not [name for name in file.files if "adam" in name or "moments" in name]
 
 
 def test_an_unknown_batch_has_no_effects(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
+import threading
+import time
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from medl_scale.errors import DivergedError
 from medl_scale.store.atlas import describe, read_columns
+from medl_scale.stream.contract import Source
 from medl_scale.stream.densify import Transform
 from medl_scale.stream.source import open_source
 from medl_scale.train.checkpoint import read_checkpoint
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from medl_scale.models.network import Network
+    from medl_scale.stream.contract import CsrRows
     from medl_scale.train.loop import TrainingResult
 
 N_PER_EPOCH = 6
@@ -305,6 +310,42 @@ def test_a_diverging_fit_goes_back_once_and_continues_at_a_tenth_of_the_rate(dat
     assert result.n_steps == 4 * N_PER_EPOCH
     assert [row["epoch"] for row in result.history] == [0, 1, 2, 3]
     assert all(math.isfinite(row["train_total"]) for row in result.history)
+
+
+class OneAtATime(Source):
+    """Rows of another source, slowly; notes when two threads ask at once, which is not allowed."""
+
+    def __init__(self, inner: Source) -> None:
+        self.inner, self.n_obs, self.n_vars = inner, inner.n_obs, inner.n_vars
+        self.free = threading.Lock()
+        self.was_shared = False
+
+    @override
+    def _read(self, runs: list[slice]) -> CsrRows:
+        if not self.free.acquire(blocking=False):
+            self.was_shared = True
+            return self.inner.fetch(runs)
+        try:
+            time.sleep(0.005)
+            return self.inner.fetch(runs)
+        finally:
+            self.free.release()
+
+    @override
+    def close(self) -> None:
+        pass
+
+
+def test_going_back_ends_the_reading_ahead_of_what_is_not_wanted_any_more(data):
+    source = OneAtATime(data.source)
+    made = training(dataclasses.replace(data, source=source), prefetch=2)
+    made.engine.spoil = lambda feeds: made.position.recoveries == 0 and made.engine.n_steps == 8
+    n_threads = []
+    made.engine.before_step = lambda n_steps: n_threads.append(threading.active_count())
+    made.run()
+    assert made.position.recoveries == 1
+    assert not source.was_shared
+    assert max(n_threads) == max(n_threads[:N_PER_EPOCH])
 
 
 def test_a_fit_that_diverges_twice_names_the_term_the_batch_and_the_place(data, tmp_path):
