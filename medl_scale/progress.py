@@ -157,7 +157,9 @@ class BarProgress(Progress):
                 "left at most",
                 "validation loss",
             ):
-                shown.add_column(title, justify="left" if title in {"fit", "state"} else "right")
+                shown.add_column(
+                    title, justify="left" if title in {"fit", "state"} else "right", no_wrap=True
+                )
             for line in lines:
                 loss = line.losses.get("val_total")
                 left = line.most_left_s
@@ -165,7 +167,7 @@ class BarProgress(Progress):
                     line.name,
                     line.state,
                     f"{line.epoch + 1} of {line.max_epochs}" if line.max_epochs else "",
-                    ProgressBar(1.0, line.share_of_epoch, width=16) if line.max_epochs else "",
+                    ProgressBar(1.0, line.share_of_epoch, width=10) if line.max_epochs else "",
                     f"{line.cells_per_s:,.0f}" if line.cells_per_s else "",
                     "" if left is None else str(timedelta(seconds=round(left))),
                     "" if loss is None else f"{loss:.5g}",

@@ -125,7 +125,7 @@ def test_bar_progress_shows_running_fits():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=140)
     with BarProgress(console).fits() as show:
-        show([FitLine("fe fold 0", "running", 3, 100, 0.5, 20_000.0, {"val_total": 0.25})])
+        show([FitLine("fe fold 0", "running", 3, 100, 0.5, 20_000.0, 75.0, {"val_total": 0.25})])
     text = stream.getvalue()
-    for part in ("fe fold 0", "running", "3.5", "20,000", "0.25"):
+    for part in ("fe fold 0", "running", "4 of 100", "20,000", "0:01:15", "0.25"):
         assert part in text
