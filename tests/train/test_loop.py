@@ -57,6 +57,8 @@ class Descent(Engine):
         self.before_step: Callable[[int], Any] = lambda n_steps: None
         self.rates: list[float] = []
         self.ramps: list[float] = []
+        self.drawn: list[float] = []
+        """The first random number of each step."""
         self.trained: list[np.ndarray] = []
         """Weights before each step."""
         self.validated: list[np.ndarray] = []
@@ -72,6 +74,7 @@ class Descent(Engine):
         self.ramps.append(feeds.ramp)
         x = feeds.x if feeds.keep_mask is None else feeds.x * feeds.keep_mask
         noise = 0.0 if feeds.latent_noise is None else feeds.latent_noise[:, 0]
+        self.drawn.append(0.0 if feeds.latent_noise is None else float(feeds.latent_noise[0, 0]))
         with np.errstate(all="ignore"):
             residual = x @ self.weights - feeds.batch_codes + noise
             gradient = x.T @ residual / len(x)
@@ -210,7 +213,7 @@ def press_ctrl_c() -> None:
 
 WAYS = {"killed": (die, Killed), "Ctrl-C": (press_ctrl_c, KeyboardInterrupt)}
 IN_A_FOLDER = settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 
 
@@ -425,6 +428,15 @@ def test_the_rate_warms_up_and_annealed_terms_ramp_up(data):
     steps = np.arange(3 * N_PER_EPOCH)
     np.testing.assert_allclose(made.engine.rates, STEADY * np.minimum(1, (steps + 1) / 8))
     np.testing.assert_allclose(made.engine.ramps, np.minimum(1, steps / 10))
+
+
+def test_every_step_of_every_epoch_draws_its_own_noise(data):
+    made, other = training(data), training(data, seed=4)
+    made.run()
+    other.run()
+    drawn = made.engine.drawn
+    assert len(set(drawn)) == len(drawn) == 4 * N_PER_EPOCH
+    assert not set(drawn) & set(other.engine.drawn)
 
 
 def test_short_epochs_are_validated_together_and_the_last_one_always(data):

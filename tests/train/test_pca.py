@@ -32,10 +32,12 @@ def fitted(atlas_path):
         x = np.concatenate([part[0] for part in parts])
         codes = np.concatenate([part[1] for part in parts])
         seen = []
-        model = fit_pca(
-            source, columns, split, vocabulary, x.mean(axis=0), N_LATENT, advance=seen.append
-        )
+        mean = x.mean(axis=0)
+        model = fit_pca(source, columns, split, vocabulary, mean, N_LATENT, advance=seen.append)
+        off = fit_pca(source, columns, split, vocabulary, mean + np.float32(0.3), N_LATENT)
     assert sum(seen) == len(x)
+    # A mean that is a little off, as one of float32 sums may be, does not turn the components.
+    np.testing.assert_allclose(off.components, model.components, atol=1e-3)
     return model, x, codes
 
 

@@ -34,6 +34,8 @@ def run(rule: StoppingRule, losses: list[float], steps: int = 10) -> tuple[Stopp
         (OURS, [5, 6, 7, 4, 6, 6], [BEST, CONTINUE, LOWER, BEST, CONTINUE, STOP]),
         # Gains below 1 % become the best and do not hold up the end.
         (OURS, [5, 4.99, 4.98, 4.97, 4.96], [BEST, BEST, LOWER, BEST, STOP]),
+        # After the rate fell, gains count from the best.
+        (OURS, [5, 4.99, 4.98, 4.94, 4.935], [BEST, BEST, LOWER, BEST, STOP]),
         # Together they are a gain.
         (OURS, [5, 4.97, 4.94, 4.0], [BEST, BEST, BEST, BEST]),
         (OURS, [5, math.inf, 4], [BEST, CONTINUE, BEST]),
