@@ -152,8 +152,9 @@ class ModelConfig:
     """Weight of the random effects' KL; None: consistent with the evidence lower bound."""
     latent_kl_weight: float = 1e-3
     """`me`: weight of the latent's KL, in units of loss where the mean predictor has 1."""
-    input_dropout: float = 0.2
-    """`me`: share of genes hidden from the encoder in a step."""
+    input_dropout: float | None = None
+    """`me`: share of genes hidden from the encoder in a step; None: 0.2 up to 2,000 train cells, and
+    in inverse proportion beyond, since it is small sets that over-fit."""
 
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, get_args(Preset))
@@ -168,7 +169,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None:
                 check_at_least(name, value, 0)
-        if not 0 <= self.input_dropout < 1:
+        if self.input_dropout is not None and not 0 <= self.input_dropout < 1:
             raise ConfigError(f"input_dropout must be in [0, 1); got {self.input_dropout!r}.")
 
 

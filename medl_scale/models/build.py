@@ -26,6 +26,10 @@ __all__ = ["build_network", "initial_effects", "latent_size"]
 PUBLISHED_KL_WEIGHT = 1e-5
 SHRINKAGE = 20.0
 """A batch's mean counts as n / (n + 20) of what its n train cells show."""
+SMALL_SET = 2000
+LEAST_DROPOUT = 1 / 256
+SMALL_SET_DROPOUT = 0.2
+"""Input dropout of `me` up to this many train cells; see `ModelConfig.input_dropout`."""
 RESIDUAL_SHARE = 0.7
 """Share of variance that a good fit leaves unexplained: the noise variance of the ELBO."""
 
@@ -67,7 +71,7 @@ def build_network(
             hidden=config.hidden,
             recon_weight=recon_weight,
             latent_kl_weight=config.latent_kl_weight,
-            input_dropout=config.input_dropout,
+            input_dropout=_dropout(config, summary.n_obs),
             kl_weights=dict.fromkeys(layers, _elbo_weight(relative, config, summary)),
             frozen_encoder=frozen_latent is not None,
         )
@@ -142,6 +146,14 @@ def initial_effects(
             shift=_shrunken_means(summary) if output and not published else None,
         )
     return tables
+
+
+def _dropout(config: ModelConfig, n_train: int) -> float:
+    """Return the share of genes that `me` hides from its encoder in a step."""
+    if config.input_dropout is not None:
+        return config.input_dropout
+    share = SMALL_SET_DROPOUT * min(1.0, SMALL_SET / n_train)
+    return share if share >= LEAST_DROPOUT else 0.0
 
 
 def _shrunken_means(summary: DataSummary) -> NDArray[np.float32]:

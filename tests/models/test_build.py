@@ -139,3 +139,13 @@ def test_a_frozen_encoder_leaves_the_decoder_alone_to_be_trained():
     assert first.model["decoder0/kernel"].shape == (6, 5)
     assert not network.uses_latent_noise
     assert network.input_dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("n_train", "share"), [(300, 0.2), (2000, 0.2), (8000, 0.05), (10**6, 0.0)]
+)
+def test_input_dropout_falls_with_the_number_of_train_cells(n_train, share):
+    summary = dataclasses.replace(small.summary(np.random.default_rng(0)), n_obs=n_train)
+    assert build_network("me", small.settings(), summary).input_dropout == pytest.approx(share)
+    given = build_network("me", small.settings(input_dropout=0.3), summary)
+    assert given.input_dropout == 0.3
