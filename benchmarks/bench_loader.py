@@ -54,7 +54,7 @@ def make_store(path: Path, n_obs: int, n_vars: int) -> np.ndarray:
         n_rows = min(BLOCK_ROWS, n_obs - start)
         depth = np.exp(random.normal(-0.06, 0.35, (n_rows, 1))).astype(np.float32)
         rows, genes = np.nonzero(random.random((n_rows, n_vars), np.float32) < detected * depth)
-        indices.append(genes.astype(np.uint16))
+        indices.append(genes.astype(np.int32))
         data.append(random.geometric(0.45, genes.size).clip(1, 60_000).astype(np.uint16))
         lengths.append(np.bincount(rows, minlength=n_rows))
     counts = np.concatenate(data)
@@ -73,7 +73,7 @@ def make_store(path: Path, n_obs: int, n_vars: int) -> np.ndarray:
             shards=(chunk * (SHARD_ROWS // CHUNK_ROWS),),
             compressors=compressor,
         )
-    matrix.create_array("indptr", data=indptr)
+    matrix.create_array("indptr", data=indptr.astype(np.int32))
     print(json.dumps({"what": "store", "cells": n_obs, "counts_per_cell": counts.size / n_obs}))
     return np.add.reduceat(counts.astype(np.float64), indptr[:-1]).astype(np.float32)
 
