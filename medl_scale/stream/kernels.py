@@ -92,7 +92,8 @@ def densify_counts(
 ) -> tuple[int, int]:
     """Write rows of integer counts to `out`; return where it stopped and why."""
     table = np.empty(_TABLE_SIZE, np.float32)
-    n_vars = out.shape[1]
+    # Unsigned, a column needs one comparison, and numba does not look for negative places.
+    n_vars = np.uintp(out.shape[1])
     for i in range(positions.size):
         start, stop = indptr[positions[i]], indptr[positions[i] + 1]
         counts, columns, row = data[start:stop], indices[start:stop], out[i]
@@ -104,13 +105,13 @@ def densify_counts(
         # A row is a few kilobytes: cleared just before it is written to, it is in the fast cache.
         row[:] = 0
         for j in range(counts.size):
-            count, column = counts[j], columns[j]
+            count, column = counts[j], np.uintp(columns[j])
             if count < 0:
                 return i, BAD_VALUE
-            if not 0 <= column < n_vars:
+            if column >= n_vars:
                 return i, BAD_COLUMN
             if count < _TABLE_SIZE:
-                row[column] = table[count]
+                row[column] = table[np.uintp(count)]
             else:
                 row[column] = _log1p(np.float32(count) * factor) * scale
     return 0, FINE
