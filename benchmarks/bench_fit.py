@@ -35,7 +35,7 @@ from benchmarks.figures import Figure, tell
 from benchmarks.processes import Cost, medl_scale, simulated_atlas
 
 if TYPE_CHECKING:
-    from medl_scale.train.fit import FitSummary
+    from medl_scale.train.fit_files import FitSummary
 
 MOST_OUTSIDE = 0.15
 MOST_FEEDING = 0.10

@@ -15,7 +15,8 @@ from medl_scale.config import MODELS, ModelConfig, PrepareConfig, StreamConfig, 
 from medl_scale.store.atlas import describe, read_columns
 from medl_scale.store.latents import read_latent_array
 from medl_scale.store.prepare import prepare
-from medl_scale.train.fit import FitTask, fit_one, latent_path, read_epochs
+from medl_scale.train.fit import fit_one
+from medl_scale.train.fit_files import FitTask, latent_path, read_epochs
 
 SETS = {
     "aml": "aml_vangalen_d0.h5ad",

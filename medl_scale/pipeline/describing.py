@@ -11,7 +11,7 @@ from medl_scale.errors import AtlasError
 from medl_scale.pipeline.run import ERROR_FILE, SETTINGS_FILE, Run, fit_folder
 from medl_scale.store.atlas import describe, is_prepared, read_columns
 from medl_scale.store.latents import read_latent_provenance
-from medl_scale.train.fit import read_status
+from medl_scale.train.fit_files import read_status
 
 if TYPE_CHECKING:
     import os

@@ -23,7 +23,8 @@ from medl_scale.settings import build
 from medl_scale.store.atlas import describe, is_prepared
 from medl_scale.store.atomic import atomic_file
 from medl_scale.store.latents import write_latent
-from medl_scale.train.fit import FitTask, fit_one, read_epochs, read_status
+from medl_scale.train.fit import fit_one
+from medl_scale.train.fit_files import FitTask, read_epochs, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.distribute.tasks import Outcome
-    from medl_scale.train.fit import FitSummary
+    from medl_scale.train.fit_files import FitSummary
 
 __all__ = ["fit"]
 

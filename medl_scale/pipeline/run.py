@@ -18,7 +18,7 @@ from medl_scale.errors import ConfigError, LatentsIncompleteError, RunError
 from medl_scale.pipeline.preparing import as_progress
 from medl_scale.settings import build, read_toml
 from medl_scale.store.latents import read_latent_array
-from medl_scale.train.fit import FitSummary, latent_path, read_summary
+from medl_scale.train.fit_files import FitSummary, latent_path, read_summary
 from medl_scale.train.fitted import MODEL_FILE, FittedNetwork, load_model
 
 if TYPE_CHECKING:

@@ -11,4 +11,7 @@ fitted.py              a trained model on disk, and new cells through it
 pca.py                 the PCA baseline, streamed
 probe.py               how much batch a latent still holds, by fresh eyes
 fit.py                 one model on one fold, from the atlas to its latents
+fit_settings.py        how it is trained: the user's settings and the presets' rules
+fit_inputs.py          what it reads besides its rows
+fit_files.py           what it tells and leaves on disk
 """

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from medl_scale.errors import ConfigError, DataError
 from medl_scale.models.build import build_network, initial_effects, latent_size
 from medl_scale.models.loss_weights import weak_reconstruction
 from medl_scale.models.network import DataSummary
 from medl_scale.seeds import Purpose, generator
-from medl_scale.store.atlas import AtlasRef, describe, read_columns, var_names
-from medl_scale.store.atomic import atomic_file
+from medl_scale.store.atlas import describe, read_columns
 from medl_scale.store.latents import read_latent_array, write_latent_array
 from medl_scale.stream.densify import Transform
 from medl_scale.stream.minibatches import blocks
@@ -35,107 +31,37 @@ from medl_scale.train.engine import (
     EffectOptions,
     backend_name,
     build_engine,
-    native_log_kept_back,
 )
+from medl_scale.train.fit_files import (
+    EPOCHS_FILE,
+    FitStatus,
+    FitSummary,
+    FitTask,
+    check_same_fit,
+    latent_path,
+    publisher,
+    read_summary,
+    write_history,
+    write_json,
+)
+from medl_scale.train.fit_inputs import check_labels, frozen_latent, vocabulary_of
+from medl_scale.train.fit_settings import is_compiled, limit_threads, loop_config
 from medl_scale.train.fitted import FittedModel, FittedNetwork, Vocabulary
-from medl_scale.train.loop import LoopConfig, Position, Status, TrainData, Training
+from medl_scale.train.loop import Status, TrainData, Training
 from medl_scale.train.pca import fit_pca
 from medl_scale.train.probe import BatchProbe, probe_batch
-from medl_scale.train.stopping import StoppingRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from medl_scale.config import ModelConfig, StreamConfig, TrainConfig
-    from medl_scale.models.network import Network
     from medl_scale.store.atlas import Atlas, Columns, Split
     from medl_scale.stream.contract import Source
 
-__all__ = [
-    "FitStatus",
-    "FitSummary",
-    "FitTask",
-    "fit_one",
-    "latent_path",
-    "read_epochs",
-    "read_status",
-    "read_summary",
-]
+__all__ = ["fit_one"]
 
 ENCODE_ROWS = 4096
-EPOCHS_FILE = "epochs.jsonl"
-VALIDATE_EVERY_STEPS = 10
-WARM_UP_STEPS = 20
-RAMP_STEPS = 150
-PATIENCE_EPOCHS = 10
-PATIENCE_STEPS = (50, 150)
-"""Bounds of the patience of 10 epochs, in steps: see docs/decisions/0005."""
-COMPILED_FROM_STEPS = 100
-"""Steps an epoch from which the seconds that XLA takes to compile pay off."""
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """Everything one fit needs; picklable unless the atlas is an AnnData in memory."""
-
-    ref: AtlasRef
-    model: str
-    fold: int
-    folder: str
-    """Where the fit keeps its files."""
-    latents: str
-    """Zarr group for latents: `<latents>/<model>/fold_<k>` hold all cells, in atlas order."""
-    model_config: ModelConfig
-    train_config: TrainConfig
-    stream_config: StreamConfig
-    n_threads: int
-    fe_rep: str | None = None
-    resume: bool = False
-
-
-@dataclass(frozen=True)
-class FitStatus:
-    """What a fit tells others while it runs, through `status.json`."""
-
-    model: str
-    fold: int
-    state: str
-    """`statistics`, `training`, `encoding`, `probing` or `done`."""
-    epoch: int = 0
-    max_epochs: int = 0
-    share_of_epoch: float = 0.0
-    cells_per_s: float = 0.0
-    epoch_cells: int = 0
-    """Cells of one epoch."""
-    losses: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of the last validated epoch."""
-
-
-@dataclass(frozen=True)
-class FitSummary:
-    """How a fit ended; JSON-like."""
-
-    model: str
-    fold: int
-    keys: tuple[str, ...]
-    """obsm keys of its latents."""
-    n_latent: int
-    best_epoch: int
-    n_epochs: int
-    n_steps: int
-    losses: dict[str, float]
-    """Terms of the best epoch."""
-    relative_error: float | None
-    """Validation reconstruction error over the mean per-gene variance of the train split."""
-    seconds: dict[str, float]
-    cells_per_s: float
-    peak_memory_bytes: int
-    probe: dict[str, float] | None = None
-    recoveries: int = 0
-    warnings: tuple[str, ...] = ()
-    """What the user should know about the result, with an action each."""
 
 
 def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) -> FitSummary:
@@ -161,15 +87,15 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
     folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
     atlas = describe(task.ref)
-    _check_same_fit(task, atlas, folder)
+    check_same_fit(task, atlas, folder)
     done = folder / "done.json"
     if done.exists():
         return read_summary(folder)
-    publish = _publisher(task, folder, report)
-    _limit_threads(task.n_threads)
+    publish = publisher(task, folder, report)
+    limit_threads(task.n_threads)
     columns = read_columns(task.ref)
     split = atlas.split(task.fold)
-    _check_labels(task, atlas, columns, split)
+    check_labels(task, atlas, columns, split)
     cache = task.stream_config.cache_memory
     with open_source(task.ref, cache_memory=cache) as source:
         publish(FitStatus(task.model, task.fold, "statistics"))
@@ -177,7 +103,7 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         statistics = train_statistics(
             source, columns, list(split.train), plain, len(atlas.batch_levels)
         )
-        vocabulary = _vocabulary(task.ref, atlas, statistics)
+        vocabulary = vocabulary_of(task.ref, atlas, statistics)
         statistics_s = time.perf_counter() - started
         fit: _Fitted
         if task.model == "pca":
@@ -225,49 +151,10 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         recoveries=fit.recoveries,
         warnings=tuple(messages),
     )
-    _write_json(done, dataclasses.asdict(summary))
+    write_json(done, dataclasses.asdict(summary))
     (folder / "checkpoint.npz").unlink(missing_ok=True)
     publish(FitStatus(task.model, task.fold, "done"))
     return summary
-
-
-def latent_path(latents: str | os.PathLike[str], key: str, fold: int) -> Path:
-    """Return where a run keeps the latent of an obsm key and a fold."""
-    name = key.removeprefix("X_").removeprefix("medl_")
-    return Path(latents) / name / f"fold_{fold}"
-
-
-def read_summary(folder: Path) -> FitSummary:
-    """Return how the finished fit in a folder ended."""
-    values = json.loads((folder / "done.json").read_text())
-    tuples = {name: tuple(values[name]) for name in ("keys", "warnings")}
-    return FitSummary(**(values | tuples))
-
-
-def read_epochs(folder: Path, *, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Return the history rows written after byte `start`, and where the next call should start.
-
-    A fit that is resumed writes its file anew; all rows are then returned.
-    """
-    path = folder / EPOCHS_FILE
-    if not path.exists():
-        return [], start
-    with path.open("rb") as file:
-        if start > 0:
-            file.seek(start - 1)
-            start = start if file.read(1) == b"\n" else 0
-        file.seek(start)
-        text = file.read()
-    whole = text[: text.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
-
-
-def read_status(folder: Path) -> FitStatus | None:
-    """Return the present state of a fit, or None before it says anything."""
-    try:
-        return FitStatus(**json.loads((folder / "status.json").read_text()))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -296,7 +183,7 @@ def _fit_network(
 ) -> _Fitted:
     """Train a network and return it with its best weights."""
     scale = vocabulary.transform.scale
-    frozen = _frozen_latent(task, split)
+    frozen = frozen_latent(task, split)
     summary = DataSummary(
         n_obs=statistics.n,
         n_batches=len(atlas.batch_levels),
@@ -311,7 +198,7 @@ def _fit_network(
     rng = generator(task.train_config.seed, Purpose.WEIGHTS, task.fold)
     initial = network.initial_values(rng)
     tables = initial_effects(network, task.model_config, summary, rng)
-    config = _loop_config(task, statistics.n)
+    config = loop_config(task, statistics.n)
     effects = None
     if tables:
         published = task.model_config.preset != "auto" and task.model == "re"
@@ -329,7 +216,7 @@ def _fit_network(
         initial,
         effects,
         n_threads=task.n_threads,
-        compiled=_is_compiled(task, network, statistics.n),
+        compiled=is_compiled(task, network, statistics.n),
     )
     losses: dict[str, float] = {}
     folder = Path(task.folder)
@@ -369,7 +256,7 @@ def _fit_network(
     try:
         result = training.run()
     finally:
-        _write_history(folder / "history.csv", task, training.position)
+        write_history(folder / "history.csv", task, training.position)
     model = FittedNetwork(
         task.model, engine, task.model_config, summary, vocabulary, frozen_latent=n_frozen
     )
@@ -466,191 +353,3 @@ def _blind_adversary(task: FitTask, fit: _Fitted, probe: BatchProbe, atlas: Atla
         "Use model 'me', or --adversary strong."
     )
     return [message]
-
-
-def _loop_config(task: FitTask, n_train: int) -> LoopConfig:
-    """Return the loop's settings, the preset's where the user gave none."""
-    train, stream = task.train_config, task.stream_config
-    published = task.model_config.preset != "auto"
-    minibatch_size = min(stream.minibatch_size, n_train)
-    steps_per_epoch = max(1, round(n_train / minibatch_size))
-    if published:
-        # Keras' rule: 30 epochs without any improvement, one learning rate throughout.
-        patience = train.early_stopping_patience or 30 * steps_per_epoch
-        rule = StoppingRule(patience, rate_drops=0, minimum_checks=1)
-    else:
-        by_epochs = int(np.clip(PATIENCE_EPOCHS * steps_per_epoch, *PATIENCE_STEPS))
-        patience = train.early_stopping_patience or by_epochs
-        rule = StoppingRule(patience, rate_drops=1, minimum_gain=5e-3)
-    default_rate = 1e-4 if published and task.model != "me" else 1e-3
-    return LoopConfig(
-        seed=train.seed,
-        max_epochs=train.max_epochs,
-        learning_rate=train.learning_rate or default_rate,
-        warm_up_steps=0 if published else WARM_UP_STEPS,
-        ramp_steps=RAMP_STEPS,
-        stopping=rule,
-        validate_every_steps=0 if published else VALIDATE_EVERY_STEPS,
-        minibatch_size=minibatch_size,
-        run_size=stream.run_size,
-        window_size=max(stream.window_size, stream.run_size),
-        prefetch=stream.prefetch,
-        checkpoint_every_s=train.checkpoint_every_s,
-    )
-
-
-def _is_compiled(task: FitTask, network: Network, n_train: int) -> bool:
-    """Say whether XLA compiles the step: faster for FE on CPUs in long fits, slower for effects."""
-    if task.train_config.compile != "auto":
-        return task.train_config.compile == "on"
-    steps_per_epoch = n_train / task.stream_config.minibatch_size
-    return not network.effect_widths and steps_per_epoch >= COMPILED_FROM_STEPS
-
-
-def _vocabulary(ref: AtlasRef, atlas: Atlas, statistics: TrainStatistics) -> Vocabulary:
-    """Return what the model's inputs mean; values are scaled by the train split's maximum."""
-    scale = 1.0 / statistics.maximum if statistics.maximum > 0 else 1.0
-    return Vocabulary(
-        var_names=tuple(str(name) for name in var_names(ref)),
-        batch_key=atlas.batch_key,
-        batch_levels=atlas.batch_levels,
-        label_levels=atlas.label_levels,
-        transform=Transform(atlas.input_units, atlas.target_sum, scale),
-    )
-
-
-def _frozen_latent(task: FitTask, split: Split) -> NDArray[np.float32] | None:
-    """Return the embedding that replaces the encoder, standardised over the train split."""
-    if task.fe_rep is None or task.model != "me":
-        return None
-    latent = _read_obsm(task.ref, task.fe_rep)
-    train = np.concatenate([latent[rows] for rows in split.train])
-    sd = train.std(axis=0)
-    sd[sd == 0.0] = 1.0
-    return np.asarray((latent - train.mean(axis=0)) / sd, np.float32)
-
-
-def _read_obsm(ref: AtlasRef, key: str) -> NDArray[np.float32]:
-    """Return an embedding of the atlas."""
-    if isinstance(ref, str | os.PathLike):
-        import zarr
-
-        group = zarr.open_group(str(ref), mode="r")
-        found = sorted(group["obsm"].keys()) if "obsm" in group else []  # type: ignore[union-attr]
-        if key not in found:
-            raise _no_such_rep(key, found)
-        latent = np.asarray(group[f"obsm/{key}"][...], np.float32)  # type: ignore[index]
-    else:
-        if key not in ref.obsm:
-            raise _no_such_rep(key, sorted(ref.obsm))
-        latent = np.asarray(ref.obsm[key], np.float32)
-    bad = int((~np.isfinite(latent)).any(axis=1).sum())
-    if latent.ndim != 2 or bad:
-        raise DataError(
-            f"fe_rep '{key}' must be a matrix of finite numbers; shape {latent.shape}, {bad:,} cells "
-            "with NaN or infinity. Give an embedding of every cell."
-        )
-    return latent
-
-
-def _no_such_rep(key: str, found: list[str]) -> ConfigError:
-    """Return the error for an embedding that is not there."""
-    listed = ", ".join(repr(name) for name in found) or "none"
-    return ConfigError(f"fe_rep '{key}' is not in obsm of the atlas. Embeddings: {listed}.")
-
-
-def _check_labels(task: FitTask, atlas: Atlas, columns: Columns, split: Split) -> None:
-    """Raise unless a model with a classifier has labels to learn."""
-    if task.model not in {"aec", "fec"}:
-        return
-    known = sum(int((columns.label_codes[rows] >= 0).sum()) for rows in split.train)
-    if len(atlas.label_levels) < 2 or known == 0:
-        raise DataError(
-            f"Model '{task.model}' classifies cell types and needs at least two labels among the "
-            f"train cells; the atlas has {len(atlas.label_levels)} "
-            f"(labels_key: {atlas.labels_key!r}). Prepare it with --labels-key, or fit 'fe' or 'ae'."
-        )
-
-
-def _check_same_fit(task: FitTask, atlas: Atlas, folder: Path) -> None:
-    """Record what is fitted here, or raise if something else was."""
-    identity = {
-        "model": task.model,
-        "fold": task.fold,
-        "fe_rep": task.fe_rep,
-        "n_obs": atlas.n_obs,
-        "n_vars": atlas.n_vars,
-        "batch_key": atlas.batch_key,
-        "model_config": dataclasses.asdict(task.model_config),
-        "train_config": {
-            k: v
-            for k, v in dataclasses.asdict(task.train_config).items()
-            if k not in {"checkpoint_every_s", "threads"}
-        },
-        "minibatch_size": task.stream_config.minibatch_size,
-        "run_size": task.stream_config.run_size,
-        "window_size": task.stream_config.window_size,
-    }
-    identity = json.loads(json.dumps(identity))
-    path = folder / "fit.json"
-    if task.resume and path.exists():
-        before = json.loads(path.read_text())
-        changed = sorted(key for key in identity if before.get(key) != identity[key])
-        if changed:
-            raise ConfigError(
-                f"{folder} was fitted with other settings: {', '.join(changed)} differ. Resume with "
-                "the settings of the run's config.toml, or choose another --output."
-            )
-        return
-    for name in ("checkpoint.npz", "done.json", "status.json", "history.csv", EPOCHS_FILE):
-        (folder / name).unlink(missing_ok=True)
-    _write_json(path, identity)
-
-
-def _publisher(
-    task: FitTask, folder: Path, report: Callable[[FitStatus], None] | None
-) -> Callable[[FitStatus], None]:
-    """Return a function that writes and reports the state of the fit."""
-    path = folder / "status.json"
-
-    def publish(status: FitStatus) -> None:
-        # A reader sees the old state or the new one; no need to force it to disk.
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(dataclasses.asdict(status)))
-        scratch.replace(path)
-        if report is not None:
-            report(status)
-
-    return publish
-
-
-def _write_history(path: Path, task: FitTask, position: Position) -> None:
-    """Write one row an epoch."""
-    table = pd.DataFrame(position.history)
-    if not table.empty:
-        table["best"] = table["epoch"] == position.stopping.best_epoch
-    table.insert(0, "fold", task.fold)
-    table.insert(0, "model", task.model)
-    with atomic_file(path) as scratch:
-        table.to_csv(scratch, index=False)
-
-
-def _write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically."""
-    with atomic_file(path) as scratch:
-        scratch.write_text(json.dumps(values, indent=1))
-
-
-def _limit_threads(n_threads: int) -> None:
-    """Give TensorFlow its threads; later calls in one process keep the first's."""
-    if backend_name() != "tensorflow":
-        return
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(n_threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:
-        return
-    with native_log_kept_back():
-        tf.config.list_logical_devices()

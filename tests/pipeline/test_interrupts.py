@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from medl_scale import Run
-from medl_scale.train.fit import read_status
+from medl_scale.train.fit_files import read_status
 from tests.tiny import medl
 
 MEDL = Path(sys.executable).with_name("medl-scale")

@@ -10,7 +10,7 @@ import pytest
 from medl_scale.config import ModelConfig, PrepareConfig, StreamConfig, TrainConfig
 from medl_scale.store.prepare import prepare
 from medl_scale.store.simulate import simulate
-from medl_scale.train.fit import FitTask
+from medl_scale.train.fit_files import FitTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable

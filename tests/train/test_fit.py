@@ -26,13 +26,8 @@ from medl_scale.store.prepare import prepare
 from medl_scale.stream.densify import Transform
 from medl_scale.stream.minibatches import blocks
 from medl_scale.stream.source import open_source
-from medl_scale.train.fit import (
-    fit_one,
-    latent_path,
-    read_epochs,
-    read_status,
-    read_summary,
-)
+from medl_scale.train.fit import fit_one
+from medl_scale.train.fit_files import latent_path, read_epochs, read_status, read_summary
 from medl_scale.train.fitted import load_model
 from tests.train.conftest import N_BATCHES, N_CELLS, N_GENES
 
