@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["BarProgress", "FitLine", "JsonProgress", "Progress", "SilentProgress"]
+__all__ = ["BarProgress", "FitLine", "JsonProgress", "Progress", "SilentProgress", "is_loss"]
+
+
+def is_loss(column: str) -> bool:
+    """Say whether a column of a fit's history is a loss term, `train_...` or `val_...`."""
+    return column.startswith(("train_", "val_")) and column != "train_s"
 
 
 @dataclass(frozen=True)
@@ -181,11 +186,7 @@ class BarProgress(Progress):
     def epoch(self, name: str, row: Mapping[str, Any]) -> None:
         if not self.verbose:
             return
-        terms = "  ".join(
-            f"{key} {value:.5g}"
-            for key, value in row.items()
-            if key.startswith(("train_", "val_")) and key != "train_s"
-        )
+        terms = "  ".join(f"{key} {value:.5g}" for key, value in row.items() if is_loss(key))
         self.note(f"{name} epoch {row['epoch']}  {terms}  {row['cells_per_s']:,.0f} cells/s")
 
 

@@ -11,14 +11,12 @@ from medl_scale.errors import AtlasError
 from medl_scale.pipeline.run import ERROR_FILE, SETTINGS_FILE, Run, fit_folder
 from medl_scale.store.atlas import describe, is_prepared, read_columns
 from medl_scale.store.latents import read_latent_provenance
-from medl_scale.train.fit_files import read_status
+from medl_scale.train.fit_files import STATUS_FILE, read_status
 
 if TYPE_CHECKING:
     import os
 
 __all__ = ["info"]
-
-STATUS_FILE = "status.json"
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def _columns(genes: pd.Index, vocabulary: Vocabulary) -> NDArray[np.int64]:
             "Name genes as in the data the run was prepared from."
         )
     if n_found < n_needed:
-        missing = [name for name in vocabulary.var_names if name not in set(map(str, genes))]
+        given = set(map(str, genes))
+        missing = [name for name in vocabulary.var_names if name not in given]
         warnings.warn(
             f"{n_needed - n_found:,} of the model's {n_needed:,} genes are missing and count as zero, "
             f"such as {', '.join(map(repr, missing[:3]))}. Provide them if you can.",

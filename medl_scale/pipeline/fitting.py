@@ -18,7 +18,7 @@ from medl_scale.errors import ConfigError, FitFailedError, StoreError
 from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
 from medl_scale.pipeline.run import ERROR_FILE, HISTORY_FILE, Run, fit_folder
 from medl_scale.pipeline.starting import check_output, start_run, stored_run
-from medl_scale.progress import FitLine, Progress
+from medl_scale.progress import FitLine, Progress, is_loss
 from medl_scale.settings import build
 from medl_scale.store.atlas import describe, is_prepared
 from medl_scale.store.atomic import atomic_file
@@ -325,7 +325,7 @@ def _draw_curves(run: Run) -> None:
     history = run.history
     if history.empty:
         return
-    terms = [c for c in history if c.startswith(("train_", "val_")) and c != "train_s"]
+    terms = [column for column in history if is_loss(column)]
     long = history.melt(
         id_vars=["model", "fold", "epoch", "best"], value_vars=terms, var_name="name"
     ).dropna(subset=["value"])
@@ -350,7 +350,7 @@ def _write_latents(
         if summary.fold != fold:
             continue
         for key in summary.keys:
-            latent = run.latent(key.removeprefix("X_").removeprefix("medl_"), fold)
+            latent = run.latent(key, fold)
             if isinstance(ref, str | os.PathLike):
                 write_latent(
                     ref,

@@ -20,6 +20,7 @@ from medl_scale.pipeline.preparing import default_atlas_path
 from medl_scale.pipeline.run import ENVIRONMENT_FILE, HISTORY_FILE, SETTINGS_FILE, Run
 from medl_scale.settings import to_toml
 from medl_scale.store.atomic import atomic_file, sweep_leftovers
+from medl_scale.train.fit_files import write_json
 
 if TYPE_CHECKING:
     from medl_scale.config import RunConfig
@@ -94,8 +95,7 @@ def start_run(folder: Path, config: RunConfig, atlas: Atlas, before: Run | None)
     # First what makes the folder a run, so that it can be resumed or replaced whatever comes.
     with atomic_file(folder / SETTINGS_FILE) as scratch:
         scratch.write_text(to_toml(fit=config))
-    with atomic_file(folder / ENVIRONMENT_FILE) as scratch:
-        scratch.write_text(json.dumps(_environment(atlas), indent=1))
+    write_json(folder / ENVIRONMENT_FILE, _environment(atlas))
 
 
 def _clear(folder: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from medl_scale.models.build import build_network, initial_effects, latent_size
 from medl_scale.models.loss_weights import weak_reconstruction
 from medl_scale.models.network import DataSummary
+from medl_scale.progress import is_loss
 from medl_scale.seeds import Purpose, generator
 from medl_scale.store.atlas import describe, read_columns
 from medl_scale.store.latents import read_latent_array, write_latent_array
@@ -121,9 +122,8 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         publish(FitStatus(task.model, task.fold, "probing"))
         probe = _probe(task, columns, split)
         messages += _blind_adversary(task, fit, probe, atlas)
-    best = next((row for row in fit.history if row["epoch"] == fit.best_epoch), {})
     speeds = [row["cells_per_s"] for row in fit.history[1:]] or [0.0]
-    error = best.get("val_reconstruction")
+    error = fit.best_row.get("val_reconstruction")
     summary = FitSummary(
         model=task.model,
         fold=task.fold,
@@ -132,9 +132,7 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         best_epoch=fit.best_epoch,
         n_epochs=len(fit.history),
         n_steps=fit.n_steps,
-        losses={
-            k: v for k, v in best.items() if k.startswith(("train_", "val_")) and k != "train_s"
-        },
+        losses={name: value for name, value in fit.best_row.items() if is_loss(name)},
         relative_error=None if error is None else error / fit.variance,
         seconds={
             "statistics": statistics_s,
@@ -170,6 +168,11 @@ class _Fitted:
     recoveries: int = 0
     warnings: tuple[str, ...] = ()
 
+    @property
+    def best_row(self) -> dict[str, Any]:
+        """History row of the best epoch; empty without a history."""
+        return next((row for row in self.history if row["epoch"] == self.best_epoch), {})
+
 
 def _fit_network(
     task: FitTask,
@@ -203,7 +206,7 @@ def _fit_network(
     if tables:
         published = task.model_config.preset != "auto" and task.model == "re"
         share = statistics.batch_n / statistics.n
-        presence = 1.0 - (1.0 - share) ** min(config.minibatch_size, statistics.n)
+        presence = 1.0 - (1.0 - share) ** config.minibatch_size
         effects = EffectOptions(
             tables,
             network.kl_weights,
@@ -227,7 +230,7 @@ def _fit_network(
             with epochs.open("a") as file:
                 file.write(json.dumps(status.row) + "\n")
         if status.row is not None and "val_total" in status.row:
-            losses.update({k: v for k, v in status.row.items() if k.startswith(("train_", "val_"))})
+            losses.update({name: value for name, value in status.row.items() if is_loss(name)})
         share = status.minibatch / status.n_minibatches if status.n_minibatches else 0.0
         publish(
             FitStatus(
@@ -342,8 +345,7 @@ def _probe(task: FitTask, columns: Columns, split: Split) -> BatchProbe:
 
 def _blind_adversary(task: FitTask, fit: _Fitted, probe: BatchProbe, atlas: Atlas) -> list[str]:
     """Return a warning when the adversary sees nothing where a fresh probe reads the batch."""
-    best = next((row for row in fit.history if row["epoch"] == fit.best_epoch), {})
-    blind = best.get("val_adversary", 0.0) > 0.9 * np.log(len(atlas.batch_levels))
+    blind = fit.best_row.get("val_adversary", 0.0) > 0.9 * np.log(len(atlas.batch_levels))
     if not blind or probe.forest_accuracy <= probe.majority + 0.1:
         return []
     message = (

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EPOCHS_FILE",
+    "STATUS_FILE",
     "FitStatus",
     "FitSummary",
     "FitTask",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 EPOCHS_FILE = "epochs.jsonl"
+STATUS_FILE = "status.json"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def read_epochs(folder: Path, *, start: int = 0) -> tuple[list[dict[str, Any]], 
 def read_status(folder: Path) -> FitStatus | None:
     """Return the present state of a fit, or None before it says anything."""
     try:
-        return FitStatus(**json.loads((folder / "status.json").read_text()))
+        return FitStatus(**json.loads((folder / STATUS_FILE).read_text()))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 
@@ -170,7 +172,7 @@ def check_same_fit(task: FitTask, atlas: Atlas, folder: Path) -> None:
                 "the settings of the run's config.toml, or choose another --output."
             )
         return
-    for name in ("checkpoint.npz", "done.json", "status.json", "history.csv", EPOCHS_FILE):
+    for name in ("checkpoint.npz", "done.json", STATUS_FILE, "history.csv", EPOCHS_FILE):
         (folder / name).unlink(missing_ok=True)
     write_json(path, identity)
 
@@ -179,7 +181,7 @@ def publisher(
     task: FitTask, folder: Path, report: Callable[[FitStatus], None] | None
 ) -> Callable[[FitStatus], None]:
     """Return a function that writes and reports the state of the fit."""
-    path = folder / "status.json"
+    path = folder / STATUS_FILE
 
     def publish(status: FitStatus) -> None:
         # A reader sees the old state or the new one; no need to force it to disk.

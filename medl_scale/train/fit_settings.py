@@ -51,7 +51,7 @@ def loop_config(task: FitTask, n_train: int) -> LoopConfig:
         validate_every_steps=0 if published else VALIDATE_EVERY_STEPS,
         minibatch_size=minibatch_size,
         run_size=stream.run_size,
-        window_size=max(stream.window_size, stream.run_size),
+        window_size=stream.window_size,
         prefetch=stream.prefetch,
         checkpoint_every_s=train.checkpoint_every_s,
     )
