@@ -14,6 +14,7 @@ __all__ = [
     "MissingExtraError",
     "OutputExistsError",
     "RunError",
+    "ScoreUndefinedError",
     "StoreError",
 ]
 
@@ -44,6 +45,10 @@ class OutputExistsError(MedlError, FileExistsError):
 
 class RunError(MedlError, FileNotFoundError):
     """A run folder is missing, or lacks the model or fold asked for."""
+
+
+class ScoreUndefinedError(MedlError, ValueError):
+    """A score has no meaning for these labels, such as a silhouette of one cluster."""
 
 
 class LatentsIncompleteError(MedlError, FileNotFoundError):

@@ -23,6 +23,12 @@ class Purpose(IntEnum):
     TRAINING_NOISE = 7
     PROBE = 8
     PCA = 9
+    SUBCLUSTERS = 10
+    QUERY_SAMPLE = 11
+    NEIGHBOURS = 12
+    FOREST = 13
+    KMEANS = 14
+    PROTOCOL_SAMPLE = 15
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

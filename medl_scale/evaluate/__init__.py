@@ -1,0 +1,1 @@
+"""Metrics as plain functions over arrays: no AnnData, no Dask, no files."""
