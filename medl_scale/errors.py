@@ -16,6 +16,7 @@ __all__ = [
     "RunError",
     "ScoreUndefinedError",
     "StoreError",
+    "WorkerLostError",
 ]
 
 
@@ -65,3 +66,7 @@ class FitFailedError(MedlError, RuntimeError):
 
 class MissingExtraError(MedlError, ImportError):
     """An optional package is needed; the message holds its install line."""
+
+
+class WorkerLostError(MedlError, RuntimeError):
+    """Workers died, and what they did could not be done again."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, LocalCluster
 
-__all__ = ["run_tasks"]
+__all__ = ["count_cores", "local_client", "run_tasks"]
 
 _UPDATE_S = 0.5
 # Workers get this long to end by themselves before they are killed.
@@ -106,8 +106,8 @@ def run_tasks(
                 "Workers import the script that starts them, and this one starts workers when it is "
                 "imported. Put its calls under `if __name__ == '__main__':`."
             )
-        n_threads = threads_per_worker or max(1, _count_cores() // n_workers)
-        with _local_client(n_workers, n_threads, memory_limit) as client:
+        n_threads = threads_per_worker or max(1, count_cores() // n_workers)
+        with local_client(n_workers, n_threads, memory_limit) as client:
             outcomes = run_on_client(
                 client,
                 function,
@@ -164,10 +164,18 @@ def _ticking(on_update: OnUpdate | None, states: dict[str, State]) -> Iterator[N
 
 
 @contextmanager
-def _local_client(
-    n_workers: int, n_threads: int, memory_limit: str | float | None
+def local_client(
+    n_workers: int, n_threads: int, memory_limit: str | float | None = "auto"
 ) -> Iterator[Client]:
-    """Yield a client of a new local cluster; no process of it is left when the block ends."""
+    """Yield a client of a new local cluster; no process of it is left when the block ends.
+
+    Parameters
+    ----------
+    n_workers, memory_limit
+        As in `run_tasks`.
+    n_threads
+        Threads of numerical libraries in each worker.
+    """
     import dask
     from distributed import Client
 
@@ -264,7 +272,7 @@ def _bytes_limit(memory_limit: str | float | None, n_workers: int) -> str | floa
     return MEMORY_LIMIT / n_workers if memory_limit == "auto" else memory_limit
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
     """Return how many cores this process may use, control groups included."""
     from dask.system import CPU_COUNT
 
