@@ -8,15 +8,21 @@ from typing import Literal, get_args
 from medl_scale.errors import ConfigError
 
 __all__ = [
+    "METRICS",
+    "METRIC_GROUPS",
     "MODELS",
     "Adversary",
+    "Backend",
+    "EvaluateConfig",
     "HvgFlavor",
     "InputUnits",
     "Join",
     "ModelConfig",
     "PrepareConfig",
     "Preset",
+    "Protocol",
     "RunConfig",
+    "ScoredSplit",
     "StreamConfig",
     "TrainConfig",
 ]
@@ -28,12 +34,35 @@ Preset = Literal["auto", "medl", "scmedal"]
 PresetData = Literal["generic", "aml", "asd", "hh"]
 Compile = Literal["auto", "on", "off"]
 
+METRIC_GROUPS = {
+    "scib": (
+        "silhouette_label",
+        "silhouette_batch",
+        "bras",
+        "ilisi_knn",
+        "clisi_knn",
+        "kbet",
+        "graph_connectivity",
+        "nmi",
+        "ari",
+    ),
+    "published": ("ASW", "CH", "1/DB"),
+    "lisi": ("iLISI", "cLISI"),
+    "forest": ("RFAccuracy", "RFBalancedAccuracy", "ChanceAccuracy"),
+}
+"""Metrics that are asked for together: scib-metrics', the papers' latent scores, Harmony's, forests."""
+METRICS = tuple(name for names in METRIC_GROUPS.values() for name in names)
+"""Every metric that `evaluate` knows."""
+Protocol = Literal["full", "paper"]
+ScoredSplit = Literal["test", "val", "train", "all"]
+Backend = Literal["auto", "cpu", "gpu"]
+
 InputUnits = Literal["counts", "lognorm", "log2p1"]
 HvgFlavor = Literal["seurat", "cell_ranger", "seurat_v3"]
 Join = Literal["inner", "outer"]
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
@@ -230,3 +259,61 @@ class RunConfig:
         if self.fe_rep is not None and "me" not in self.models:
             raise ConfigError("fe_rep freezes the encoder of 'me', which is not among the models.")
         check_at_least("workers", self.workers, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is scored, and how exactly."""
+
+    metrics: tuple[str, ...] = tuple(METRIC_GROUPS)
+    """Names of metrics or of groups of them."""
+    use_rep: tuple[str, ...] | None = None
+    """Keys of latents; None: all of a run, or all embeddings in `obsm`."""
+    batch_key: str | None = None
+    """Column of `obs` with the batch; None: that of the atlas."""
+    labels_key: str | None = None
+    """Column of `obs` with cell types; None: that of the atlas."""
+    targets: tuple[str, ...] = ()
+    """Further columns of `obs` that forests predict, such as a diagnosis."""
+    split: ScoredSplit | None = None
+    """Cells that are scored; None: the test split of each fold of a run, all cells of an AnnData."""
+    protocol: Protocol = "full"
+    """`full` scores every cell; `paper` draws 10,000, under names of its own."""
+    max_seconds: float | None = None
+    """About how long it may take; what does not fit is estimated or left out, and said so."""
+    tol: float = 1e-3
+    """Largest error of a silhouette that need not be exact."""
+    confidence: float = 0.99
+    """Level of the intervals of estimated silhouettes."""
+    workers: int = 1
+    backend: Backend = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, (None, *get_args(ScoredSplit)))
+        check_choice("protocol", self.protocol, get_args(Protocol))
+        check_choice("backend", self.backend, get_args(Backend))
+        check_at_least("workers", self.workers, 1)
+        check_at_least("seed", self.seed, 0)
+        if not self.metrics:
+            raise ConfigError(f"metrics names none. Choose from {_metric_names()}.")
+        for name in self.metrics:
+            if name not in METRICS and name not in METRIC_GROUPS:
+                raise ConfigError(f"'{name}' is not a metric. Choose from {_metric_names()}.")
+        if not self.tol > 0:
+            raise ConfigError(f"tol must be positive; got {self.tol!r}.")
+        if not 0.5 < self.confidence < 1:
+            raise ConfigError(f"confidence must be in (0.5, 1); got {self.confidence!r}.")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ConfigError(f"max_seconds must be positive; got {self.max_seconds!r}.")
+
+    def chosen(self) -> frozenset[str]:
+        """Return the metrics asked for, groups resolved."""
+        return frozenset(
+            metric for name in self.metrics for metric in METRIC_GROUPS.get(name, (name,))
+        )
+
+
+def _metric_names() -> str:
+    """Return the names that `metrics` may hold."""
+    return f"{', '.join(METRICS)}, or the groups {', '.join(METRIC_GROUPS)}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "merge", "read_sections", "read_toml", "to_toml"]
 
-SECTIONS = ("prepare", "fit")
+SECTIONS = ("prepare", "fit", "evaluate")
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

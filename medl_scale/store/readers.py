@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["CsrMatrix", "DenseMatrix", "Input", "Matrix", "SlicedMatrix", "reading"]
+__all__ = [
+    "CsrMatrix",
+    "DenseMatrix",
+    "Input",
+    "Matrix",
+    "SlicedMatrix",
+    "check_chunks",
+    "reading",
+]
 
 _BLOCK_VALUES = 2**22
 """Stored values read at a time: 32 MiB as float32 with int32 indices."""
@@ -64,7 +72,7 @@ class CsrMatrix(Matrix):
                 f"{n_indices:,} indices are there"
             )
         for array in (data, indices):
-            _check_chunks(array)
+            check_chunks(array)
         self.block_rows = _block_rows(shape[0], stored)
 
     @override
@@ -181,7 +189,7 @@ def reading(place: str) -> Iterator[None]:
         ) from error
 
 
-def _check_chunks(array: Any) -> None:
+def check_chunks(array: Any) -> None:
     """Raise if a Zarr array has lost chunks, which would read as zeros."""
     there = getattr(array, "nchunks_initialized", None)
     if there is not None and there < array.nchunks:
