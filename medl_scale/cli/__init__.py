@@ -1,0 +1,31 @@
+"""The command line: options into calls of the pipeline, results into tables, errors into exit codes.
+
+app.py          the application: how it talks, what errors become
+options.py      options that several commands share
+preparing.py    simulate, prepare
+fitting.py      fit
+describing.py   embed, info
+tables.py       results as tables
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+from medl_scale.cli import describing, fitting, preparing
+from medl_scale.cli.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["app", "describing", "fitting", "main", "preparing"]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line, on the process's arguments by default, and exit."""
+    # What TensorFlow's Python side logs below errors is for those who develop with it.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        app(args=args, prog_name="medl-scale")
