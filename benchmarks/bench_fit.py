@@ -54,7 +54,10 @@ def run_fit(atlas: Path, run: Path, max_epochs: int | None) -> Ended:
     from medl_scale.pipeline.run import Run
 
     limit = () if max_epochs is None else ("--max-epochs", max_epochs)
-    cost = medl_scale("fit", atlas, "--models", MODEL, "--output", run, *limit, "--overwrite")
+    cost = medl_scale(
+        "fit", atlas, "--models", MODEL, "--output", run, *limit, "--overwrite",
+        "--no-evaluate",
+    )  # fmt: skip
     return Ended(cost, Run(run).finished()[MODEL, 0])
 
 

@@ -29,7 +29,7 @@ def measure(folder: Path, n_cells: int, n_genes: int, hidden: list[int]) -> dict
     settings = folder / "fit.toml"
     settings.write_text(f"[fit.model]\nhidden = {hidden}\n")
     fit = medl_scale(
-        "fit", atlas, "--models", "me", "--max-epochs", 1, "--cache-memory", 0,
+        "fit", atlas, "--models", "me", "--max-epochs", 1, "--cache-memory", 0, "--no-evaluate",
         "--config", settings, "--output", folder / "run",
     )  # fmt: skip
     shutil.rmtree(folder)

@@ -1,20 +1,39 @@
 """medl-scale: mixed-effects autoencoders that separate what a cell is from the batch it came from.
 
 `prepare` makes a prepared atlas of raw counts, `fit` trains models on it and writes their latents into
-it, and `Run` reads back what a fit left. The names load when they are first used.
+it, `evaluate` scores latents, and `Run` reads back what a fit left. The names load when they are first
+used. `evaluate` is also the package of metrics as functions: `medl_scale.evaluate.silhouette_score`.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from medl_scale import evaluate
 
 if TYPE_CHECKING:
     from medl_scale.pipeline import Run, fit, info, prepare
+    from medl_scale.pipeline.scores import Scores
     from medl_scale.store.simulate import simulate
 
-__all__ = ["Run", "__version__", "fit", "info", "prepare", "simulate"]
+__all__ = ["Run", "__version__", "evaluate", "fit", "info", "prepare", "simulate"]
 
 __version__ = "0.1.0"
+
+
+class _Evaluate(ModuleType):
+    """The package of metrics, called: scores a run, an atlas, or any AnnData."""
+
+    def __call__(self, source: Any, **options: Any) -> Scores:
+        """Score latents; see `medl_scale.pipeline.evaluating.evaluate`."""
+        from medl_scale.pipeline.evaluating import evaluate as score
+
+        return score(source, **options)
+
+
+# Users type both `medl_scale.evaluate(run)` and `medl_scale.evaluate.ari(...)`, and there is one name.
+evaluate.__class__ = _Evaluate
 
 
 def __getattr__(name: str) -> Any:

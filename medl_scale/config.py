@@ -237,7 +237,8 @@ class TrainConfig:
 class RunConfig:
     """Everything that `fit` needs besides the atlas."""
 
-    models: tuple[str, ...] = ("me", "fe", "re")
+    models: tuple[str, ...] = ("me", "fe", "re", "pca")
+    """`pca` takes seconds and is what every score is compared with."""
     folds: tuple[int, ...] = (0,)
     """Folds to fit; the latents of the first one go into the atlas."""
     fe_rep: str | None = None
@@ -281,8 +282,9 @@ class EvaluateConfig:
     """`full` scores every cell; `paper` draws 10,000, under names of its own."""
     max_seconds: float | None = None
     """About how long it may take; what does not fit is estimated or left out, and said so."""
-    tol: float = 1e-3
-    """Largest error of a silhouette that need not be exact."""
+    tol: float | None = None
+    """Error allowed of silhouettes that are not exact; None: 1e-3 for that of a cell (`gridded`), 1e-4
+    for their mean (`two_phase`)."""
     confidence: float = 0.99
     """Level of the intervals of estimated silhouettes."""
     workers: int = 1
@@ -300,7 +302,7 @@ class EvaluateConfig:
         for name in self.metrics:
             if name not in METRICS and name not in METRIC_GROUPS:
                 raise ConfigError(f"'{name}' is not a metric. Choose from {_metric_names()}.")
-        if not self.tol > 0:
+        if self.tol is not None and not self.tol > 0:
             raise ConfigError(f"tol must be positive; got {self.tol!r}.")
         if not 0.5 < self.confidence < 1:
             raise ConfigError(f"confidence must be in (0.5, 1); got {self.confidence!r}.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 N_CELLS, N_GENES, N_BATCHES, N_LABELS = 600, 80, 4, 3
-FIT = ("--max-epochs", "2", "--minibatch-size", "128", "--threads", "1")
+FIT = ("--max-epochs", "2", "--minibatch-size", "128", "--threads", "1", "--no-evaluate")
 MODELS = ("me", "fe", "re", "pca")
 KEYS = {"X_medl_me", "X_medl_fe", "X_medl_re", "X_pca", "X_pca_batch_centred"}
 TO_ATLAS = ("--batch-key", "batch", "--labels-key", "cell_type", "--min-cells", "1")

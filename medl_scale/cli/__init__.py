@@ -4,6 +4,7 @@ app.py          the application: how it talks, what errors become
 options.py      options that several commands share
 preparing.py    simulate, prepare
 fitting.py      fit
+evaluating.py   evaluate
 describing.py   embed, info
 tables.py       results as tables
 """
@@ -14,13 +15,13 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
-from medl_scale.cli import describing, fitting, preparing
+from medl_scale.cli import describing, evaluating, fitting, preparing
 from medl_scale.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["app", "describing", "fitting", "main", "preparing"]
+__all__ = ["app", "describing", "evaluating", "fitting", "main", "preparing"]
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -36,7 +36,7 @@ def fit(
     ctx: typer.Context,
     data: Annotated[Path, typer.Argument(help="Prepared atlas, or raw counts (prepared first).")],
     models: Annotated[
-        str | None, typer.Option(help=f"Comma-separated, from {','.join(MODELS)} (me,fe,re).")
+        str | None, typer.Option(help=f"Comma-separated, from {','.join(MODELS)} (me,fe,re,pca).")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that fit side by side (1).")
@@ -95,6 +95,9 @@ def fit(
     overwrite: Overwrite = False,
     no_latents: Annotated[
         bool, typer.Option("--no-latents", help="Keep latents in the run only, not in the atlas.")
+    ] = False,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="Do not score the latents at the end.")
     ] = False,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
@@ -156,13 +159,17 @@ def fit(
         resume=resume,
         overwrite=overwrite,
         write_latents=not no_latents,
+        evaluate=not no_evaluate,
         progress=talk.progress(),
         prepare_settings=prepare_settings,
     )
     if not quiet and not log_json:
-        from medl_scale.cli.tables import print_run
+        from medl_scale.cli.tables import print_run, print_scores
+        from medl_scale.pipeline.scores import SCORES_FILE
 
         print_run(run)
+        if not no_evaluate and (run.path / SCORES_FILE).exists():
+            print_scores(run.scores)
 
 
 def _stored_settings(data: Path, output: Path | None) -> dict[str, Any]:

@@ -10,13 +10,18 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
 
     from medl_scale.pipeline import Run
+    from medl_scale.pipeline.scores import Scores
 
-__all__ = ["print_info", "print_run"]
+__all__ = ["print_info", "print_run", "print_scores"]
 
 MOST_LEVELS = 12
+MOST_SPACES = 5
+NEGLIGIBLE = 1e-9
 NOT_A_TERMINAL = 160
 
 
@@ -55,6 +60,56 @@ def print_run(run: Run) -> None:
         console.print(
             f"Training curves: {run.path / 'curves.png'}", highlight=False, soft_wrap=True
         )
+
+
+def print_scores(scores: Scores) -> None:
+    """Print one row per figure and one column per latent, what forests say, and what was left out."""
+    console = _console()
+    summary = scores.summary
+    several = bool((summary["n_folds"] > 1).any())
+    spaces = list(dict.fromkeys(summary["space"]))
+    for start in range(0, max(1, len(spaces)), MOST_SPACES):
+        console.print(_scores_table(summary, spaces[start : start + MOST_SPACES]), highlight=False)
+    beside = (
+        "mean over folds ± half-width of its 95 % t-interval"
+        if several
+        else "± bound on the error; ≈ an interval of the stated confidence, = proven, no mark exact"
+    )
+    console.print(f"Beside each figure: {beside}.", style="dim", highlight=False)
+    if scores.verdicts:
+        console.print("\nWhat the forests mean", style="bold")
+        for sentence in scores.verdicts:
+            console.print(f"  {escape(sentence)}", highlight=False, soft_wrap=True)
+    for note in scores.notes:
+        console.print(f"Note: {escape(note)}", highlight=False, soft_wrap=True)
+    if scores.path is not None:
+        console.print(f"Scores: {scores.path}", highlight=False, soft_wrap=True)
+
+
+def _scores_table(summary: pd.DataFrame, spaces: Sequence[str]) -> Table:
+    """Return the figures of some latents."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("of", no_wrap=True)
+    table.add_column("cells", no_wrap=True)
+    for space in spaces:
+        table.add_column(space, justify="right")
+    for (split, metric, of), rows in summary.groupby(["split", "metric", "of"], sort=False):
+        by_space = {row.space: row for row in rows.itertuples()}
+        if not by_space.keys() & set(spaces):
+            continue
+        cells = [_score(by_space[space]) if space in by_space else "" for space in spaces]
+        table.add_row(metric, of, split, *cells)
+    return table
+
+
+def _score(row: Any) -> str:
+    """Return a figure and how sure it is."""
+    if row.n_folds > 1:
+        return f"{row.value:.4g} ± {row.half_width:.1g}"
+    mark = {"exact": "", "certified": "=", "confidence": "≈"}[row.kind]
+    error = f"{row.error:.0e}" if row.error > NEGLIGIBLE * abs(row.value) else "0"
+    return f"{mark}{row.value:.4g} ± {error}"
 
 
 def print_info(found: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ that rounding x - m and y - m changes it by a few parts in 10^7 of itself, and n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
     from medl_scale.evaluate.inputs import Labels
 
-__all__ = ["Clusters", "sort_by_label"]
+__all__ = ["LANES", "Clusters", "sort_by_label"]
+
+LANES = 16
+"""Cells that lie side by side in `Clusters.groups`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,26 @@ class Clusters:
         """(n_labels,) cells of each label."""
         return np.diff(self.starts)
 
+    @cached_property
+    def groups(self) -> NDArray[np.float32]:
+        """(n_groups, d, 16) offsets, sixteen sorted cells side by side; the last group ends in zeros.
+
+        Made when first asked for, and never pickled.
+        """
+        groups = np.zeros((-(-self.n // LANES), self.d, LANES), np.float32)
+        whole = self.n // LANES
+        for start in range(0, whole, 4096):
+            stop = min(start + 4096, whole)
+            cells = self.offsets[start * LANES : stop * LANES]
+            groups[start:stop] = cells.reshape(-1, LANES, self.d).transpose(0, 2, 1)
+        if whole < len(groups):
+            rest = self.offsets[whole * LANES :]
+            groups[whole, :, : len(rest)] = rest.T
+        return groups
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "groups"}
+
     def points(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
         """Return sorted cells about the mean of all cells, (m, d), in units of `scale`."""
         return self.offsets[rows] + self.centres[self.codes[rows]]
@@ -87,8 +111,11 @@ def sort_by_label(latent: NDArray[Any], labels: Labels) -> Clusters:
     centres = np.empty((n_labels, latent.shape[1]))
     for label in range(n_labels):
         rows = slice(starts[label], starts[label + 1])
-        cells = (latent[order[rows]] / scale) - origin / scale
+        # In float64, because the scale of float32 cells may be beyond float32.
+        cells = np.asarray(latent[order[rows]], np.float64) / scale - origin / scale
         centres[label] = cells.mean(axis=0, dtype=np.float64)
+        # Sums of many cells far from the origin lose digits; those of their offsets do not.
+        centres[label] += (cells - centres[label]).mean(axis=0, dtype=np.float64)
         offsets[rows] = cells - centres[label]
     return Clusters(offsets, centres, starts, labels.codes[order], order, scale)
 

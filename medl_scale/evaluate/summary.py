@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["over_folds"]
 
 _LEVEL = 0.95
+_KEYS = ["space", "split", "metric", "of"]
 # From the strongest promise to the weakest.
 _KINDS: tuple[Kind, ...] = ("exact", "certified", "confidence")
 
@@ -23,12 +24,12 @@ def over_folds(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table
-        One row per fold, with columns `space`, `metric`, `of`, `fold`, `value`, `error`, `kind`, `n`.
+        One row per fold, with columns `space`, `split`, `metric`, `of`, `fold`, `value`, `error`, `kind`, `n`.
 
     Returns
     -------
     DataFrame
-        `space`, `metric`, `of`; `value`, the mean over folds; `half_width` of its 95 % t-interval
+        `space`, `split`, `metric`, `of`; `value`, the mean over folds; `half_width` of its 95 % t-interval
         (NaN for one fold); `error`, the largest of a single figure, and its weakest `kind`;
         `n_folds`; `n`, cells in all. Folds whose score is undefined are left out, and so is what is
         undefined in all.
@@ -41,7 +42,7 @@ def over_folds(table: pd.DataFrame) -> pd.DataFrame:
     from scipy.stats import t
 
     rows = []
-    for (space, metric, of), group in table.groupby(["space", "metric", "of"], sort=False):
+    for key, group in table.groupby(_KEYS, sort=False):
         found = group.dropna(subset=["value"])
         n_folds = len(found)
         if not n_folds:
@@ -52,9 +53,7 @@ def over_folds(table: pd.DataFrame) -> pd.DataFrame:
             half_width = float(t.ppf((1 + _LEVEL) / 2, n_folds - 1)) * spread
         rows.append(
             {
-                "space": space,
-                "metric": metric,
-                "of": of,
+                **dict(zip(_KEYS, key, strict=True)),
                 "value": float(found["value"].mean()),
                 "half_width": half_width,
                 "error": float(found["error"].max()),
@@ -64,6 +63,5 @@ def over_folds(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(
-        rows,
-        columns=["space", "metric", "of", "value", "half_width", "error", "kind", "n_folds", "n"],
+        rows, columns=[*_KEYS, "value", "half_width", "error", "kind", "n_folds", "n"]
     )

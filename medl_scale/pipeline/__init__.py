@@ -3,6 +3,7 @@
 preparing.py    `prepare`: raw counts to a prepared atlas
 starting.py     the folder of a run: may it be used, and what is recorded in it
 fitting.py      `fit`: models on folds, latents into the atlas
+evaluating.py   `evaluate`: the table of scores; its subjects, forests (classifying), record (scores)
 run.py          `Run`: what a fit leaves on disk, read back
 embedding.py    new cells through a saved model
 describing.py   `info`: what an atlas or a run is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from medl_scale.config import RunConfig, StreamConfig
 from medl_scale.distribute.local import run_tasks
 from medl_scale.distribute.tasks import Task
-from medl_scale.errors import ConfigError, FitFailedError, StoreError
+from medl_scale.errors import ConfigError, FitFailedError, MedlError, StoreError
 from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
 from medl_scale.pipeline.run import ERROR_FILE, HISTORY_FILE, Run, fit_folder
 from medl_scale.pipeline.starting import check_output, start_run, stored_run
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 LATENT_ROWS = 65_536
+LEAST_EVALUATION_S = 600.0
 # Relative cost of one epoch; longest first keeps workers evenly busy.
 COSTS = {"fe": 1.3, "fec": 1.3, "me": 1.1, "re": 1.1, "ae": 1.0, "aec": 1.0, "pca": 0.2}
 
@@ -52,6 +54,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     write_latents: bool = True,
+    evaluate: bool = True,
     progress: bool | Progress = True,
     prepare_settings: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -75,6 +78,9 @@ def fit(
         Replace a run that is there.
     write_latents
         Write the first fold's latents into `obsm` of the atlas (`X_medl_me`, ...).
+    evaluate
+        Score the latents of the test splits at the end, within about as long as training took or ten
+        minutes; `medl_scale.evaluate(run)` does so without a limit.
     progress
         Show progress, or where to report to.
     prepare_settings
@@ -120,6 +126,7 @@ def fit(
     # Nothing of an older run is touched before all that can be checked has been.
     start_run(folder, run_config, atlas, before)
     tasks = _tasks(ref, folder, run_config, resume=resume)
+    started = time.perf_counter()
     outcomes = _run(tasks, run_config.workers, shown)
     run = Run(folder)
     with atomic_file(folder / HISTORY_FILE) as scratch:
@@ -138,6 +145,8 @@ def fit(
         done = [outcome.value for outcome in outcomes if outcome.error is None]
         _write_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if evaluate and len(failed) < len(outcomes):
+        _evaluate(run, ref, shown, seconds=time.perf_counter() - started)
     if failed:
         _raise_failures(failed, len(outcomes), folder)
     return run
@@ -331,6 +340,28 @@ def _draw_curves(run: Run) -> None:
     ).dropna(subset=["value"])
     long[["split", "term"]] = long["name"].str.split("_", n=1, expand=True)
     training_curves(long.drop(columns="name"), run.path / "curves.png")
+
+
+def _evaluate(
+    run: Run, ref: str | os.PathLike[str] | AnnData, progress: Progress, *, seconds: float
+) -> None:
+    """Score what was fitted; what keeps it from that is told, and costs no fit."""
+    from medl_scale.pipeline.evaluating import evaluate
+
+    try:
+        evaluate(
+            run,
+            atlas=ref,
+            max_seconds=max(LEAST_EVALUATION_S, seconds),
+            seed=run.config.train.seed,
+            progress=progress,
+        )
+    except MedlError as error:
+        warnings.warn(
+            f"The latents were not scored: {error} Score them with `medl-scale evaluate {run.path}`.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _write_latents(

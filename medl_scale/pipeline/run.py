@@ -19,6 +19,7 @@ from medl_scale.pipeline.preparing import as_progress
 from medl_scale.settings import build, read_toml
 from medl_scale.store.latents import read_latent_array
 from medl_scale.train.fit_files import FitSummary, latent_path, read_summary
+from medl_scale.train.fit_settings import limit_threads
 from medl_scale.train.fitted import MODEL_FILE, FittedNetwork, load_model
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from medl_scale.pipeline.scores import Scores
     from medl_scale.progress import Progress
-    from medl_scale.train.fitted import FittedModel
+    from medl_scale.train.fit_settings import limit_threads
+from medl_scale.train.fitted import FittedModel
 
 __all__ = ["ENVIRONMENT_FILE", "ERROR_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
 
@@ -133,6 +136,19 @@ class Run:
         ]
         filled = [table for table in tables if not table.empty]
         return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+    @property
+    def scores(self) -> Scores:
+        """What `evaluate` found, as it was written last.
+
+        Raises
+        ------
+        RunError
+            If the run has not been scored.
+        """
+        from medl_scale.pipeline.scores import SCORES_FILE, read_scores
+
+        return read_scores(self.path / SCORES_FILE)
 
     def finished(self) -> dict[tuple[str, int], FitSummary]:
         """Return how each finished fit ended, by model and fold."""
@@ -275,4 +291,7 @@ class Run:
 @lru_cache(maxsize=16)
 def _load(folder: Path, written_ns: int) -> FittedModel:
     """Return a trained model, loaded once as long as it stays the same."""
-    return load_model(folder, n_threads=os.cpu_count() or 1)[0]
+    n_threads = os.cpu_count() or 1
+    # Starts the framework, without what it logs.
+    limit_threads(n_threads)
+    return load_model(folder, n_threads=n_threads)[0]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from medl_scale.errors import ConfigError, OutputExistsError
 from medl_scale.pipeline.preparing import default_atlas_path
 from medl_scale.pipeline.run import ENVIRONMENT_FILE, HISTORY_FILE, SETTINGS_FILE, Run
+from medl_scale.pipeline.scores import SCORES_FILE, verdicts_path
 from medl_scale.settings import to_toml
 from medl_scale.store.atomic import atomic_file, sweep_leftovers
 from medl_scale.train.fit_files import write_json
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["check_output", "start_run", "stored_run"]
 
 # The settings go last: as long as they are there, the folder is known as a run.
-RUN_ITEMS = ("models", "latents.zarr", HISTORY_FILE, "curves.png", ENVIRONMENT_FILE, SETTINGS_FILE)
+RUN_ITEMS = ("models", "latents.zarr", HISTORY_FILE, "curves.png", SCORES_FILE,
+             verdicts_path(SCORES_FILE).name, ENVIRONMENT_FILE, SETTINGS_FILE)  # fmt: skip
 # How a fit is carried out does not change what comes out of it.
 FREE_SETTINGS = {"checkpoint_every_s", "threads", "cache_memory", "prefetch"}
 LEFTOVERS_AGE_S = 3600.0

@@ -15,6 +15,7 @@ import numpy as np
 
 from medl_scale.errors import ConfigError, DataError, RunError
 from medl_scale.pipeline.run import SETTINGS_FILE, Run
+from medl_scale.pipeline.scores import SCORES_FILE
 from medl_scale.seeds import Purpose, generator
 from medl_scale.store.annotations import Annotations
 from medl_scale.store.atlas import describe, is_prepared
@@ -152,7 +153,7 @@ def _of_run(run: Run, config: EvaluateConfig, ref: AtlasRef | None) -> Subject:
         folds=tuple(folds),
         split=split,
         place=str(run.path),
-        output=run.path / "scores.csv",
+        output=run.path / SCORES_FILE,
     )
 
 

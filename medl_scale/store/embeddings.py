@@ -21,13 +21,19 @@ ROWS = 65_536
 
 
 def embeddings_of(obsm: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an `obsm` is a matrix of numbers: arrays in memory or on disk, unread."""
-    found = {}
-    for key in obsm:
-        array = obsm[key]
-        if len(getattr(array, "shape", ())) == 2 and np.dtype(array.dtype).kind in "fiu":
-            found[key] = array
-    return found
+    """Return what of an `obsm` is a matrix of numbers: arrays in memory or on disk, unread.
+
+    Data frames and sparse matrices are none.
+    """
+    arrays = {key: obsm[key] for key in obsm}
+    return {
+        key: array
+        for key, array in arrays.items()
+        if hasattr(array, "dtype")
+        and not hasattr(array, "tocsr")
+        and len(array.shape) == 2
+        and np.dtype(array.dtype).kind in "fiu"
+    }
 
 
 def write_embeddings(

@@ -6,12 +6,14 @@ forest read the batch from the same latent at 78 %.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 
+from medl_scale.evaluate.lisi import HARMONY_NEIGHBOURS, lisi
+from medl_scale.evaluate.neighbours import nearest_neighbours
 from medl_scale.seeds import Purpose, framework_seed, generator
 
 if TYPE_CHECKING:
@@ -20,12 +22,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Codes = NDArray[np.int32]
 
-__all__ = ["BatchProbe", "inverse_simpson", "probe_batch"]
+__all__ = ["BatchProbe", "probe_batch"]
 
 MOST_CELLS = 20_000
 """Cells of each side of the forest, and of the neighbourhoods; more would change little."""
-PERPLEXITY = 30.0
-NEIGHBOURS = 90
 
 
 @dataclass(frozen=True)
@@ -75,48 +75,20 @@ def probe_batch(
     return BatchProbe(
         forest_accuracy=float(accuracy),
         majority=float(np.mean(test_codes == majority)),
-        ilisi=float(np.median(inverse_simpson(everything, codes))),
+        ilisi=_ilisi(everything, codes, n_threads),
         n_cells=len(codes),
     )
 
 
-def inverse_simpson(latent: Floats, codes: Codes) -> NDArray[np.float64]:
-    """Return the local inverse Simpson index of each cell, (n,) from 1 to the number of codes.
-
-    Notes
-    -----
-    Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0: neighbours are weighted by a Gaussian
-    whose width gives each cell a perplexity of 30 over its 90 nearest neighbours.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    n_neighbours = min(NEIGHBOURS, len(latent) - 1)
-    perplexity = min(PERPLEXITY, n_neighbours / 3.0)
-    finder = NearestNeighbors(n_neighbors=n_neighbours).fit(latent)
-    distances, neighbours = finder.kneighbors()
-    weights = _gaussian_weights(distances.astype(np.float64), math.log(max(perplexity, 1.0)))
-    share = np.zeros((len(latent), int(codes.max()) + 1))
-    for column in range(n_neighbours):
-        np.add.at(share, (np.arange(len(latent)), codes[neighbours[:, column]]), weights[:, column])
-    return np.asarray(1.0 / np.sum(share**2, axis=1), dtype=np.float64)
-
-
-def _gaussian_weights(distances: NDArray[np.float64], entropy: float) -> NDArray[np.float64]:
-    """Return weights exp(-beta * distance), beta by bisection so that each row has this entropy."""
-    scaled = distances / max(float(np.median(distances)), 1e-300)
-    scaled = scaled - scaled[:, :1]
-    low = np.zeros(len(scaled))
-    high = np.full(len(scaled), np.inf)
-    beta = np.ones(len(scaled))
-    for _ in range(60):
-        raw = np.exp(-scaled * beta[:, None])
-        total = raw.sum(axis=1)
-        too_wide = np.log(total) + beta * np.sum(scaled * raw, axis=1) / total > entropy
-        low = np.where(too_wide, beta, low)
-        high = np.where(too_wide, high, beta)
-        beta = np.where(np.isinf(high), beta * 2.0, (low + high) / 2.0)
-    raw = np.exp(-scaled * beta[:, None])
-    return np.asarray(raw / raw.sum(axis=1, keepdims=True))
+def _ilisi(latent: Floats, codes: Codes, n_threads: int) -> float:
+    """Return the median LISI of batches; 1 of a single batch."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, before))
+    try:
+        near = nearest_neighbours(latent, HARMONY_NEIGHBOURS)
+    finally:
+        numba.set_num_threads(before)
+    return float(np.median(lisi(near, codes)))
 
 
 def _at_most(rng: np.random.Generator, values: Floats, codes: Codes) -> tuple[Floats, Codes]:

@@ -148,7 +148,7 @@ def test_models_must_be_there_and_able_to_embed(made, run, raw, tmp_path):
     ):
         embed(run, raw, ("pca", "ae"))
     decoder = fit(made.atlas, output=tmp_path / "run", models="me", fe_rep="X_pca", max_epochs=1,
-                  write_latents=False, progress=False)  # fmt: skip
+                  write_latents=False, progress=False, evaluate=False)  # fmt: skip
     with pytest.raises(
         RunError, match=r"decode an embedding from elsewhere \(fe_rep\) and cannot embed"
     ):
@@ -161,7 +161,9 @@ def test_logarithms_are_embedded_as_they_were_prepared(raw, tmp_path):
     for units in ("lognorm", "log2p1"):
         atlas = tmp_path / f"{units}.zarr"
         prepare(raw, atlas, batch_key="batch", input_units=units, min_cells=1, progress=False)
-        run = fit(atlas, output=tmp_path / units, models="pca", n_latent=4, progress=False)
+        run = fit(
+            atlas, output=tmp_path / units, models="pca", n_latent=4, progress=False, evaluate=False
+        )
         order = np.argsort(ad.read_zarr(atlas).obs["medl_original_row"].to_numpy())
         again = run.embed(raw.copy(), progress=False).obsm["X_pca"]
         assert again.shape == (N_CELLS, 4)

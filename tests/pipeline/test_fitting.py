@@ -17,8 +17,8 @@ from medl_scale.progress import JsonProgress
 from medl_scale.store.latents import read_latent, write_latent
 from tests.tiny import KEYS, N_CELLS, medl
 
-PCA = {"models": ("pca",), "n_latent": 5, "progress": False}
-SHORT = {"max_epochs": 2, "minibatch_size": 128, "threads": 1, "progress": False}
+PCA = {"models": ("pca",), "n_latent": 5, "progress": False, "evaluate": False}
+SHORT = {"max_epochs": 2, "minibatch_size": 128, "threads": 1, "progress": False, "evaluate": False}
 
 
 pytestmark = [
@@ -143,7 +143,7 @@ def test_a_fixed_embedding_can_replace_the_encoder(made, tmp_path):
 def test_one_failing_fit_does_not_lose_the_others_and_can_be_made_up_for(atlas, tmp_path):
     output = tmp_path / "run"
     command = ("fit", atlas, "-o", output, "--models", "pca,me", "--fe-rep", "X_other",
-               "--n-latent", 5, "--max-epochs", 2, "--threads", 1)  # fmt: skip
+               "--n-latent", 5, "--max-epochs", 2, "--threads", 1, "--no-evaluate")  # fmt: skip
     ended = medl(*command)
     assert ended.code == 2
     assert f"Error: 1 of 2 fits failed; the others are kept in {output}." in ended.err
@@ -161,7 +161,7 @@ def test_one_failing_fit_does_not_lose_the_others_and_can_be_made_up_for(atlas, 
     pca = contents(output / "models" / "pca") | contents(output / "latents.zarr" / "pca")
     other = np.random.default_rng(0).normal(size=(N_CELLS, 4)).astype(np.float32)
     write_latent(atlas, "X_other", [(slice(0, N_CELLS), other)], n_latent=4, provenance={})
-    ended = medl("fit", atlas, "-o", output, "--resume")
+    ended = medl("fit", atlas, "-o", output, "--resume", "--no-evaluate")
     assert ended.code == 0, ended.err
     assert set(Run.load(output).finished()) == {("pca", 0), ("me", 0)}
     assert contents(output / "models" / "pca") | contents(output / "latents.zarr" / "pca") == pca
@@ -183,7 +183,9 @@ def test_resuming_keeps_the_settings_of_the_run_and_can_add_models_and_folds(atl
     output = tmp_path / "run"
     fit(atlas, output=output, **(PCA | {"seed": 3, "max_epochs": 2}))
     before = contents(output / "models")
-    run = fit(atlas, output=output, resume=True, models="ae", folds=1, progress=False)
+    run = fit(
+        atlas, output=output, resume=True, models="ae", folds=1, progress=False, evaluate=False
+    )
     assert run.config.train.seed == 3
     assert run.models == ("pca", "ae")
     assert run.folds == (0, 1)
@@ -215,7 +217,10 @@ def test_resuming_with_other_settings_is_refused_and_changes_nothing(
 
 def test_how_a_run_is_carried_out_may_change_when_it_is_resumed(atlas, tmp_path):
     run = fit(atlas, output=tmp_path / "run", **PCA)
-    fit(atlas, output=run.path, resume=True, threads=2, cache_memory=0, workers=2, progress=False)
+    fit(
+        atlas, output=run.path, resume=True, threads=2, cache_memory=0, workers=2, progress=False,
+        evaluate=False,
+    )  # fmt: skip
 
 
 def test_resuming_with_another_atlas_is_refused(raw, atlas, tmp_path):

@@ -124,7 +124,12 @@ def test_a_posterior_is_a_distribution_over_scales_and_shifts_of_every_gene(made
 
 
 def test_a_run_that_was_replaced_is_read_anew(atlas, tmp_path):
-    settings = {"output": tmp_path / "run", "models": ("pca",), "progress": False}
+    settings = {
+        "output": tmp_path / "run",
+        "models": ("pca",),
+        "progress": False,
+        "evaluate": False,
+    }
     first = fit(atlas, n_latent=3, **settings)
     assert isinstance(first.model("pca"), FittedPca)
     assert first.model("pca") is first.model("pca")

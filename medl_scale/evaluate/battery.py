@@ -1,0 +1,310 @@
+"""All figures of one latent, one after another, each with its error.
+
+Forests are left to `classification`: they compare latents with each other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from medl_scale.config import METRIC_GROUPS
+from medl_scale.errors import ScoreUndefinedError
+from medl_scale.evaluate.agreement import ari, cluster_by_kmeans, nmi
+from medl_scale.evaluate.backend import on_chosen
+from medl_scale.evaluate.blocks import map_here
+from medl_scale.evaluate.connectivity import graph_connectivity
+from medl_scale.evaluate.kbet import kbet
+from medl_scale.evaluate.lisi import clisi, clisi_knn, ilisi, ilisi_knn
+from medl_scale.evaluate.neighbours import (
+    CONNECTIVITY_NEIGHBOURS,
+    KBET_NEIGHBOURS,
+    LISI_NEIGHBOURS,
+    Neighbours,
+    nearest_neighbours,
+)
+from medl_scale.evaluate.score import Score
+from medl_scale.evaluate.separation import calinski_harabasz, inverse_davies_bouldin
+from medl_scale.evaluate.silhouette import silhouette_score
+from medl_scale.evaluate.silhouette_batch import bras, silhouette_batch
+from medl_scale.seeds import Purpose, generator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from medl_scale.config import Backend
+    from medl_scale.evaluate.blocks import BlockMap
+
+    type Figures = dict[tuple[str, Of], Callable[[], Score]]
+
+__all__ = ["PAPER_CELLS", "Budget", "Cells", "Figure", "Options", "score_latent"]
+
+Of = Literal["batch", "label"]
+PAPER_CELLS = 10_000
+"""Cells that the papers score."""
+
+
+class Budget:
+    """Seconds that a number of figures may take together."""
+
+    def __init__(self, seconds: float | None, n_figures: int) -> None:
+        self.ends = math.inf if seconds is None else time.perf_counter() + seconds
+        self.n_figures = n_figures
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return max(0.0, self.ends - time.perf_counter())
+
+    def share(self) -> float | None:
+        """Return the seconds that the next figure may take, None for no limit.
+
+        Most take next to nothing, so one may have as much as four of them.
+        """
+        if math.isinf(self.ends):
+            return None
+        return max(0.1, self.left() * min(1.0, 4.0 / max(1, self.n_figures)))
+
+    def count_one(self) -> None:
+        """Note that a figure is done."""
+        self.n_figures -= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How figures are made."""
+
+    metrics: frozenset[str]
+    tol: float | None = None
+    confidence: float = 0.99
+    seed: int = 0
+    backend: Backend = "auto"
+    map_blocks: BlockMap = map_here
+    with_paper: bool = False
+    """Add the papers' figures of 10,000 cells drawn at random."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one latent."""
+
+    latent: NDArray[Any]
+    """(n, d)."""
+    batches: Any
+    """(n,) or None."""
+    labels: Any
+    """(n,) or None."""
+    is_labelled: NDArray[np.bool_]
+    """(n,) cells that figures of labels are about."""
+
+    def some(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Cells:
+        """Return some of the cells."""
+        return Cells(
+            self.latent[rows],
+            None if self.batches is None else self.batches[rows],
+            None if self.labels is None else self.labels[rows],
+            self.is_labelled[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a latent, or why there is none."""
+
+    metric: str
+    of: Of
+    """What its groups are; figures of both batch and label say `batch`."""
+    score: Score | None
+    reason: str = ""
+
+
+def score_latent(cells: Cells, options: Options, budget: Budget) -> Iterator[Figure]:
+    """Yield the figures of one latent.
+
+    Figures of batches are about all cells, those with labels about the labelled ones.
+
+    Parameters
+    ----------
+    cells
+        Without batches or labels, the figures that need them are left out.
+    options
+        Which figures, and how exactly.
+    budget
+        Seconds they may take.
+
+    Raises
+    ------
+    DataError
+        If the latent has NaN or infinite values.
+    """
+    battery = _Battery(cells, options, budget)
+    figures = battery.figures()
+    wanted = {key: make for key, make in figures.items() if key[0] in options.metrics}
+    if options.with_paper:
+        wanted |= battery.paper_figures()
+    for (metric, of), make in wanted.items():
+        try:
+            yield Figure(metric, of, make())
+        except ScoreUndefinedError as error:
+            yield Figure(metric, of, None, str(error))
+        budget.count_one()
+
+
+@dataclass(eq=False)
+class _Battery:
+    """Figures of one latent that share their neighbours and silhouettes."""
+
+    cells: Cells
+    options: Options
+    budget: Budget
+    _silhouettes: dict[Of, Score] = field(default_factory=dict)
+
+    @cached_property
+    def labelled(self) -> Cells:
+        """The cells that have a label."""
+        every = self.cells.is_labelled.all()
+        return self.cells if every else self.cells.some(self.cells.is_labelled)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Neighbours among all cells."""
+        return self._neighbours_in(self.cells)
+
+    @cached_property
+    def labelled_neighbours(self) -> Neighbours:
+        """Neighbours among the labelled cells."""
+        same = self.labelled is self.cells
+        return self.neighbours if same else self._neighbours_in(self.labelled)
+
+    @cached_property
+    def clusters(self) -> NDArray[np.int32]:
+        """k-means clusters of the labelled cells, as many as labels."""
+        n_labels = len(np.unique(np.asarray(self.labelled.labels).astype(str)))
+        return cluster_by_kmeans(self.labelled.latent, n_labels, self.options.seed)
+
+    def figures(self) -> Figures:
+        """Return how every figure is made, in the order of the table."""
+        cells, labelled, blocks = self.cells, self.labelled, self.options.map_blocks
+        made: Figures = {}
+        if cells.labels is not None and len(labelled.latent):
+            y = labelled.labels
+            made |= {
+                ("silhouette_label", "label"): self._silhouette_label,
+                ("nmi", "label"): lambda: self._of_clusters(nmi),
+                ("ari", "label"): lambda: self._of_clusters(ari),
+                ("clisi_knn", "label"): lambda: clisi_knn(self.labelled_neighbours, y),
+            }
+        if cells.batches is not None:
+            made["ilisi_knn", "batch"] = lambda: ilisi_knn(self.neighbours, cells.batches)
+            if cells.labels is not None and len(labelled.latent):
+                both = labelled.labels, labelled.batches
+                made |= {
+                    ("silhouette_batch", "batch"): lambda: silhouette_batch(
+                        labelled.latent, *both, **self._silhouette_options()
+                    ),
+                    ("bras", "batch"): lambda: bras(labelled.latent, *both, map_blocks=blocks),
+                    ("kbet", "batch"): lambda: kbet(
+                        self.labelled_neighbours.first(KBET_NEIGHBOURS), both[1]
+                    ),
+                    ("graph_connectivity", "label"): lambda: graph_connectivity(
+                        self.labelled_neighbours.first(CONNECTIVITY_NEIGHBOURS), both[0]
+                    ),
+                }
+        if cells.labels is not None and len(labelled.latent):
+            made |= self._published("label", labelled, labelled.labels)
+            made["cLISI", "label"] = lambda: clisi(self.labelled_neighbours, labelled.labels)
+        if cells.batches is not None:
+            made |= self._published("batch", cells, cells.batches)
+            made["iLISI", "batch"] = lambda: ilisi(self.neighbours, cells.batches)
+        return made
+
+    def paper_figures(self) -> Figures:
+        """Return how the papers' figures of 10,000 cells are made, under names of their own."""
+        n = len(self.cells.latent)
+        if n <= PAPER_CELLS:
+            drawn = np.arange(n)
+        else:
+            random = generator(self.options.seed, Purpose.PROTOCOL_SAMPLE)
+            drawn = np.sort(random.choice(n, PAPER_CELLS, replace=False))
+        sample = _Battery(self.cells.some(drawn), self.options, self.budget)
+        return {
+            (f"{metric} of {len(drawn)} cells", of): _as_drawn(make, n)
+            for (metric, of), make in sample.figures().items()
+            if metric in METRIC_GROUPS["published"]
+        }
+
+    def _published(self, of: Of, cells: Cells, groups: Any) -> Figures:
+        """Return the papers' figures of one grouping."""
+        blocks = self.options.map_blocks
+        return {
+            ("ASW", of): lambda: self._silhouette(of, cells, groups),
+            ("CH", of): lambda: calinski_harabasz(cells.latent, groups, map_blocks=blocks),
+            ("1/DB", of): lambda: inverse_davies_bouldin(cells.latent, groups, map_blocks=blocks),
+        }
+
+    def _silhouette(self, of: Of, cells: Cells, groups: Any) -> Score:
+        """Return the mean silhouette of one grouping, computed once."""
+        if of not in self._silhouettes:
+            found = silhouette_score(cells.latent, groups, **self._silhouette_options())
+            self._silhouettes[of] = found
+        return self._silhouettes[of]
+
+    def _silhouette_label(self) -> Score:
+        """Return scib-metrics' silhouette of labels: the mean one, from 0 to 1."""
+        found = self._silhouette("label", self.labelled, self.labelled.labels)
+        return replace(found, value=(found.value + 1.0) / 2.0, error=found.error / 2.0)
+
+    def _of_clusters(self, agreement: Callable[..., Score]) -> Score:
+        """Return how far k-means clusters agree with the labels."""
+        started = time.perf_counter()
+        clusters = self.clusters
+        found = agreement(self.labelled.labels, clusters, map_blocks=self.options.map_blocks)
+        method = f"k-means, {len(np.unique(clusters))} clusters, seed {self.options.seed}"
+        return replace(found, method=method, seconds=time.perf_counter() - started)
+
+    def _silhouette_options(self) -> Mapping[str, Any]:
+        """Return the options of a silhouette."""
+        return {
+            "tol": self.options.tol,
+            "confidence": self.options.confidence,
+            "max_seconds": self.budget.share(),
+            "backend": self.options.backend,
+            "seed": self.options.seed,
+            "map_blocks": self.options.map_blocks,
+        }
+
+    def _neighbours_in(self, cells: Cells) -> Neighbours:
+        """Return as many neighbours of every cell as any figure needs."""
+        options = self.options
+
+        def on_gpu() -> Neighbours:
+            from medl_scale.evaluate.gpu.neighbours import gpu_nearest_neighbours
+
+            return gpu_nearest_neighbours(cells.latent, LISI_NEIGHBOURS, seed=options.seed)
+
+        def on_cpu() -> Neighbours:
+            return nearest_neighbours(
+                cells.latent, LISI_NEIGHBOURS, seed=options.seed, map_blocks=options.map_blocks
+            )
+
+        return on_chosen(
+            on_gpu, on_cpu, asked=options.backend, what="nearest neighbours", library="cuml"
+        )
+
+
+def _as_drawn(make: Callable[[], Score], n: int) -> Callable[[], Score]:
+    """Return the figure of a draw, which says that it is one."""
+
+    def made() -> Score:
+        found = make()
+        return replace(
+            found, method=f"{found.method}; {found.n:,} of {n:,} cells, the papers' protocol"
+        )
+
+    return made

@@ -1,0 +1,13 @@
+"""Silhouettes in two dimensions from gridded fields, with a proven error for every cell.
+
+`silhouettes`           the public call: survey all cells, then settle those in doubt
+`survey`, `squares`     all labels on shared, nested grids
+`stacks`                one label on grids of its own
+`fields`, `kernels`     cells onto grids, fields off them
+`interpolation_bounds`  the proof of what interpolation may cost
+`estimates`             what is known of a block of cells
+"""
+
+from medl_scale.evaluate.gridded.silhouettes import GriddedResult, gridded_samples
+
+__all__ = ["GriddedResult", "gridded_samples"]

@@ -1,0 +1,90 @@
+"""Scores as a record, on disk and back: a table of figures, and what forests mean in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from medl_scale.errors import RunError, StoreError
+from medl_scale.evaluate.summary import over_folds
+from medl_scale.store.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["COLUMNS", "SCORES_FILE", "Scores", "read_scores", "verdicts_path", "write_scores"]
+
+SCORES_FILE = "scores.csv"
+COLUMNS = ["space", "fold", "split", "metric", "of", "value", "error", "kind", "confidence", "n",
+           "method", "seconds"]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What `evaluate` found."""
+
+    table: pd.DataFrame
+    """One row per latent, fold and metric: `space`, `fold`, `split`, `metric`, `of` (the column of obs
+    whose groups are meant), `value`, `error`, `kind`, `confidence`, `n`, `method`, `seconds`. The value
+    is NaN where a score is undefined, and `method` then says why."""
+    verdicts: tuple[str, ...]
+    """What the forests' figures mean, in words."""
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+    path: Path | None
+    """Where the table lies."""
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row per latent and metric: the mean over folds and its 95 % t-interval."""
+        return over_folds(self.table)
+
+
+def verdicts_path(table: str | os.PathLike[str]) -> Path:
+    """Return where the verdicts and notes that go with a table lie."""
+    path = Path(table)
+    return path.with_name(f"{path.stem}_in_words.txt")
+
+
+def write_scores(scores: Scores, path: Path) -> None:
+    """Write the table as CSV, and verdicts and notes as text beside it; what is there is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(verdicts_path(path)) as scratch:
+        lines = [*scores.verdicts, *(f"Note: {note}" for note in scores.notes)]
+        scratch.write_text("".join(f"{line}\n" for line in lines))
+    with atomic_file(path) as scratch:
+        scores.table.to_csv(scratch, index=False)
+
+
+def read_scores(path: Path) -> Scores:
+    """Return scores that `write_scores` wrote.
+
+    Raises
+    ------
+    RunError
+        If there are none.
+    StoreError
+        If the table is damaged.
+    """
+    if not path.exists():
+        raise RunError(f"There are no scores in {path}. Make them with `medl-scale evaluate`.")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise StoreError(f"{path} cannot be read: {error}. Score again.") from error
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise StoreError(
+            f"{path} is no table of scores: it lacks {', '.join(missing)}. Score again."
+        )
+    words = verdicts_path(path)
+    lines = words.read_text().splitlines() if words.exists() else []
+    return Scores(
+        table,
+        tuple(line for line in lines if not line.startswith("Note: ")),
+        tuple(line.removeprefix("Note: ") for line in lines if line.startswith("Note: ")),
+        path,
+    )
