@@ -42,6 +42,7 @@ METRIC_GROUPS = {
         "ilisi_knn",
         "clisi_knn",
         "kbet",
+        "kbet_per_label",
         "graph_connectivity",
         "nmi",
         "ari",

@@ -5,7 +5,6 @@ Forests are left to `classification`: they compare latents with each other.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,8 +18,10 @@ from medl_scale.evaluate.agreement import ari, cluster_by_kmeans, nmi
 from medl_scale.evaluate.backend import on_chosen
 from medl_scale.evaluate.blocks import map_here
 from medl_scale.evaluate.connectivity import graph_connectivity
+from medl_scale.evaluate.inputs import check_n_labels, encode_labels
 from medl_scale.evaluate.kbet import kbet
-from medl_scale.evaluate.lisi import clisi, clisi_knn, ilisi, ilisi_knn
+from medl_scale.evaluate.kbet_per_label import kbet_per_label
+from medl_scale.evaluate.lisi import clisi, ilisi, lisi_of_latent, scale_clisi, scale_ilisi
 from medl_scale.evaluate.neighbours import (
     CONNECTIVITY_NEIGHBOURS,
     KBET_NEIGHBOURS,
@@ -41,39 +42,18 @@ if TYPE_CHECKING:
 
     from medl_scale.config import Backend
     from medl_scale.evaluate.blocks import BlockMap
+    from medl_scale.evaluate.budget import Budget
 
     type Figures = dict[tuple[str, Of], Callable[[], Score]]
 
-__all__ = ["PAPER_CELLS", "Budget", "Cells", "Figure", "Options", "score_latent"]
+__all__ = ["PAPER_CELLS", "Cells", "Figure", "Options", "score_latent"]
 
 Of = Literal["batch", "label"]
 PAPER_CELLS = 10_000
 """Cells that the papers score."""
-
-
-class Budget:
-    """Seconds that a number of figures may take together."""
-
-    def __init__(self, seconds: float | None, n_figures: int) -> None:
-        self.ends = math.inf if seconds is None else time.perf_counter() + seconds
-        self.n_figures = n_figures
-
-    def left(self) -> float:
-        """Return the seconds that are left."""
-        return max(0.0, self.ends - time.perf_counter())
-
-    def share(self) -> float | None:
-        """Return the seconds that the next figure may take, None for no limit.
-
-        Most take next to nothing, so one may have as much as four of them.
-        """
-        if math.isinf(self.ends):
-            return None
-        return max(0.1, self.left() * min(1.0, 4.0 / max(1, self.n_figures)))
-
-    def count_one(self) -> None:
-        """Note that a figure is done."""
-        self.n_figures -= 1
+_MOST_KEPT = 1_000_000
+"""Beyond so many cells LISI lets its neighbours go block by block: they are a kilobyte a cell."""
+_MOST_SPECTRAL = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +76,10 @@ class Cells:
 
     latent: NDArray[Any]
     """(n, d)."""
-    batches: Any
-    """(n,) or None."""
-    labels: Any
-    """(n,) or None."""
+    batches: NDArray[np.integer] | None
+    """(n,) codes, or None."""
+    labels: NDArray[np.integer] | None
+    """(n,) codes, or None."""
     is_labelled: NDArray[np.bool_]
     """(n,) cells that figures of labels are about."""
 
@@ -164,6 +144,7 @@ class _Battery:
     options: Options
     budget: Budget
     _silhouettes: dict[Of, Score] = field(default_factory=dict)
+    _lisis: dict[Of, Score] = field(default_factory=dict)
 
     @cached_property
     def labelled(self) -> Cells:
@@ -185,7 +166,7 @@ class _Battery:
     @cached_property
     def clusters(self) -> NDArray[np.int32]:
         """k-means clusters of the labelled cells, as many as labels."""
-        n_labels = len(np.unique(np.asarray(self.labelled.labels).astype(str)))
+        n_labels = len(np.unique(self.labelled.labels))
         return cluster_by_kmeans(self.labelled.latent, n_labels, self.options.seed)
 
     def figures(self) -> Figures:
@@ -193,15 +174,16 @@ class _Battery:
         cells, labelled, blocks = self.cells, self.labelled, self.options.map_blocks
         made: Figures = {}
         if cells.labels is not None and len(labelled.latent):
-            y = labelled.labels
+            n_labels = len(np.unique(labelled.labels))
             made |= {
                 ("silhouette_label", "label"): self._silhouette_label,
                 ("nmi", "label"): lambda: self._of_clusters(nmi),
                 ("ari", "label"): lambda: self._of_clusters(ari),
-                ("clisi_knn", "label"): lambda: clisi_knn(self.labelled_neighbours, y),
+                ("clisi_knn", "label"): lambda: scale_clisi(self._lisi("label"), n_labels),
             }
         if cells.batches is not None:
-            made["ilisi_knn", "batch"] = lambda: ilisi_knn(self.neighbours, cells.batches)
+            n_batches = len(np.unique(cells.batches))
+            made["ilisi_knn", "batch"] = lambda: scale_ilisi(self._lisi("batch"), n_batches)
             if cells.labels is not None and len(labelled.latent):
                 both = labelled.labels, labelled.batches
                 made |= {
@@ -212,16 +194,17 @@ class _Battery:
                     ("kbet", "batch"): lambda: kbet(
                         self.labelled_neighbours.first(KBET_NEIGHBOURS), both[1]
                     ),
+                    ("kbet_per_label", "batch"): self._kbet_per_label,
                     ("graph_connectivity", "label"): lambda: graph_connectivity(
                         self.labelled_neighbours.first(CONNECTIVITY_NEIGHBOURS), both[0]
                     ),
                 }
         if cells.labels is not None and len(labelled.latent):
             made |= self._published("label", labelled, labelled.labels)
-            made["cLISI", "label"] = lambda: clisi(self.labelled_neighbours, labelled.labels)
+            made["cLISI", "label"] = lambda: self._lisi("label")
         if cells.batches is not None:
             made |= self._published("batch", cells, cells.batches)
-            made["iLISI", "batch"] = lambda: ilisi(self.neighbours, cells.batches)
+            made["iLISI", "batch"] = lambda: self._lisi("batch")
         return made
 
     def paper_figures(self) -> Figures:
@@ -260,6 +243,40 @@ class _Battery:
         found = self._silhouette("label", self.labelled, self.labelled.labels)
         return replace(found, value=(found.value + 1.0) / 2.0, error=found.error / 2.0)
 
+    def _lisi(self, of: Of) -> Score:
+        """Return the median LISI of batches or labels, computed once."""
+        if of not in self._lisis:
+            cells = self.cells if of == "batch" else self.labelled
+            groups = cells.batches if of == "batch" else cells.labels
+            check_n_labels(encode_labels(groups, len(groups), name=of), name=of)
+            if len(cells.latent) > _MOST_KEPT:
+                found = lisi_of_latent(
+                    cells.latent,
+                    {of: groups},
+                    n_neighbours=LISI_NEIGHBOURS,
+                    seed=self.options.seed,
+                    map_blocks=self.options.map_blocks,
+                )
+                self._lisis[of] = found[of]
+            elif of == "batch":
+                self._lisis[of] = ilisi(self.neighbours, groups)
+            else:
+                self._lisis[of] = clisi(self.labelled_neighbours, groups)
+        return self._lisis[of]
+
+    def _kbet_per_label(self) -> Score:
+        """Return kBET per label, unless there is little time: it takes a spectrum of every label."""
+        n = len(self.labelled.latent)
+        if n > _MOST_SPECTRAL and self.budget.share() is not None:
+            raise ScoreUndefinedError(
+                f"left out, because it takes long for {n:,} cells; ask for it without --max-seconds"
+            )
+        return kbet_per_label(
+            self.labelled_neighbours.first(KBET_NEIGHBOURS),
+            self.labelled.batches,
+            self.labelled.labels,
+        )
+
     def _of_clusters(self, agreement: Callable[..., Score]) -> Score:
         """Return how far k-means clusters agree with the labels."""
         started = time.perf_counter()
@@ -280,17 +297,18 @@ class _Battery:
         }
 
     def _neighbours_in(self, cells: Cells) -> Neighbours:
-        """Return as many neighbours of every cell as any figure needs."""
+        """Return as many neighbours of every cell as figures need that are made from kept ones."""
         options = self.options
+        kept = KBET_NEIGHBOURS if len(cells.latent) > _MOST_KEPT else LISI_NEIGHBOURS
 
         def on_gpu() -> Neighbours:
             from medl_scale.evaluate.gpu.neighbours import gpu_nearest_neighbours
 
-            return gpu_nearest_neighbours(cells.latent, LISI_NEIGHBOURS, seed=options.seed)
+            return gpu_nearest_neighbours(cells.latent, kept, seed=options.seed)
 
         def on_cpu() -> Neighbours:
             return nearest_neighbours(
-                cells.latent, LISI_NEIGHBOURS, seed=options.seed, map_blocks=options.map_blocks
+                cells.latent, kept, seed=options.seed, map_blocks=options.map_blocks
             )
 
         return on_chosen(

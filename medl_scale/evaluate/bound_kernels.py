@@ -16,7 +16,8 @@ _TINY = np.float32(1e-37)
 _FASTMATH = {"contract", "reassoc", "nsz"}
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")  # type: ignore[untyped-decorator]
+# No other order of factors here: the square of `inverse` would be infinite.
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def _add_bounds(squares: Any, n: Any, moments: Any, lower: Any, upper: Any, guess: Any) -> None:
     """Add one sub-cluster's share of bounds and estimate, given squared distances to its mean."""
     weight, trace, spread, root, weighted = moments

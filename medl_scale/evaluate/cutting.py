@@ -44,7 +44,7 @@ def cut_labels(
     groups, label_of_group = _cut_along_regions(clusters, n_sub, seed)
     sizes = np.bincount(groups, minlength=len(label_of_group))
     n_regions = np.bincount(label_of_group, minlength=clusters.n_labels)
-    wanted = np.clip(sizes // _LEAST_CELLS, 1, n_sub // n_regions[label_of_group]).clip(1)
+    wanted = np.clip(sizes // _LEAST_CELLS, 1, n_sub // n_regions[label_of_group])
     assigned = _cut_groups(clusters, groups, sizes, wanted, seed)
     label_of_part = np.repeat(label_of_group, wanted)
 

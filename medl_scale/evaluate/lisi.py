@@ -8,7 +8,6 @@ itself left out) and scib-metrics' (89).
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,10 @@ from medl_scale.evaluate.neighbours import (
     check_neighbours,
     nearest_neighbours,
 )
-from medl_scale.evaluate.perplexity import inverse_simpson
+from medl_scale.evaluate.perplexity import wanted_entropy, write_inverse_simpson
 from medl_scale.evaluate.sampled_error import CONFIDENCE, median_error
 from medl_scale.evaluate.score import Score
 from medl_scale.evaluate.search import CELLS_OF_BLOCK, ExactSearch, choose_method, find, prepare
-from medl_scale.evaluate.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +48,6 @@ __all__ = [
 
 HARMONY_NEIGHBOURS = 90
 """Neighbours that harmonypy takes, three times its perplexity."""
-_CELLS_OF_THREAD = 4096
 _ROUNDING = 1e-10
 """Of the value: what was seen between this and harmonypy is a hundredth of a hundredth of it."""
 
@@ -205,7 +202,7 @@ def lisi_of_latent(
         search,
         codes,
         max(len(labels.levels) for labels in encoded),
-        _wanted(width, perplexity),
+        wanted_entropy(width, perplexity),
     )
     values = np.empty((len(encoded), n))
     for rows, found in map_blocks(_lisi_of_block, shared, search.items):
@@ -227,7 +224,7 @@ def _lisi_of_block(
     for part in row_blocks(len(rows), CELLS_OF_BLOCK // 2):
         found = find(search, slice(cells.start + part.start, cells.start + part.stop))
         rows[part] = found.rows
-        _write_values(found.indices, found.distances, codes, most, wanted, values[:, part])
+        write_inverse_simpson(found.indices, found.distances, codes, most, wanted, values[:, part])
     return rows, values
 
 
@@ -236,37 +233,11 @@ def _lisi(
 ) -> NDArray[np.float64]:
     """Return the LISI of cells from their neighbours, (m, k)."""
     n, k = indices.shape
-    wanted = _wanted(k, perplexity)
+    wanted = wanted_entropy(k, perplexity)
     codes, values = labels.codes[None], np.empty((1, n))
-    _write_values(indices, distances, codes, len(labels.levels), wanted, values)
+    write_inverse_simpson(indices, distances, codes, len(labels.levels), wanted, values)
     found: NDArray[np.float64] = values[0]
     return found
-
-
-def _write_values(
-    indices: NDArray[Any],
-    distances: NDArray[np.float64],
-    codes: NDArray[np.int32],
-    most: int,
-    wanted: float,
-    values: NDArray[np.float64],
-) -> None:
-    """Write the LISI of cells for each labelling, in parts that threads take."""
-
-    def write(part: slice) -> None:
-        near = np.ascontiguousarray(distances[part], np.float64)
-        rows = np.ascontiguousarray(indices[part], np.int64)
-        inverse_simpson(near, rows, codes, most, wanted, values[:, part])
-
-    in_threads(write, row_blocks(len(indices), _CELLS_OF_THREAD))
-
-
-def _wanted(n_neighbours: int, perplexity: float | None) -> float:
-    """Return the entropy of a perplexity, in nats."""
-    if perplexity is None:
-        perplexity = max((n_neighbours + 1) // 3, 1)
-    check_at_least("perplexity", perplexity, 1.0)
-    return math.log(perplexity)
 
 
 def _median_score(

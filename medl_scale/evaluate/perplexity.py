@@ -10,16 +10,24 @@ close to call is computed. That is some 5 sums over the neighbours where bisecti
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
-__all__ = ["inverse_simpson", "weigh"]
+from medl_scale.config import check_at_least
+from medl_scale.evaluate.blocks import row_blocks
+from medl_scale.evaluate.threads import in_threads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["wanted_entropy", "weigh", "write_inverse_simpson"]
 
 TOLERANCE = 1e-5
 """Entropies (nats) this close are equal, as Korsunsky et al. (2019) have it."""
 MOST_STEPS = 50
+_CELLS_OF_THREAD = 4096
 _NEWTON_STEPS = 80
 _ROOT_TOLERANCE = 1e-8
 _FLAT = 0.05
@@ -29,6 +37,44 @@ _LOG2_E = 1.4426950408889634
 # ln 2 in two parts, the first with so few bits that its products with exponents are exact.
 _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
+
+
+def write_inverse_simpson(
+    indices: NDArray[Any],
+    distances: NDArray[np.float64],
+    codes: NDArray[np.int32],
+    most: int,
+    wanted: float,
+    values: NDArray[np.float64],
+) -> None:
+    """Write the inverse Simpson index of cells for several labellings, in parts that threads take.
+
+    Parameters
+    ----------
+    indices, distances
+        (m, k) neighbours of the cells, nearest first.
+    codes
+        (n_labellings, n) labels of all cells, from 0 and below `most`.
+    wanted
+        Entropy of the weights in nats.
+    values
+        (n_labellings, m), written to.
+    """
+
+    def write(part: slice) -> None:
+        near = np.ascontiguousarray(distances[part], np.float64)
+        rows = np.ascontiguousarray(indices[part], np.int64)
+        _inverse_simpson(near, rows, codes, most, wanted, values[:, part])
+
+    in_threads(write, row_blocks(len(indices), _CELLS_OF_THREAD))
+
+
+def wanted_entropy(n_neighbours: int, perplexity: float | None) -> float:
+    """Return the entropy of a perplexity in nats; by default of a third of k + 1."""
+    if perplexity is None:
+        perplexity = max((n_neighbours + 1) // 3, 1)
+    check_at_least("perplexity", perplexity, 1.0)
+    return math.log(perplexity)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -117,7 +163,7 @@ def weigh(gaps: Any, wanted: Any, weights: Any) -> None:
     """
     # In units in which the gaps are near 1; a power of two rounds nothing.
     _fraction, exponent = math.frexp(gaps.mean())
-    unit = math.ldexp(1.0, min(max(exponent, -1000), 1000))
+    unit = math.ldexp(1.0, min(max(exponent, -900), 900))
     for j in range(gaps.size):
         gaps[j] /= unit
     root, slope = _root(gaps, wanted, weights)
@@ -158,7 +204,7 @@ def weigh(gaps: Any, wanted: Any, weights: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def inverse_simpson(
+def _inverse_simpson(
     distances: Any, indices: Any, codes: Any, most: Any, wanted: Any, out: Any
 ) -> None:
     """Write the inverse Simpson index of every cell for several labellings.

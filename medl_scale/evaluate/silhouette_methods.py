@@ -37,8 +37,12 @@ PATIENCE_S = 300.0
 """What `auto` takes for its time where none is given."""
 _GRIDDED_TOL = 1e-3
 _TWO_PHASE_TOL = 1e-4
-_FEW_CELLS = 50_000
-"""So few are summed exactly before anything else could be set up."""
+_FEW_CELLS = 4_000
+"""So few are summed before anything else could be set up."""
+_GRIDDED_FROM = 50_000
+"""Up to so many cells in the plane, exact silhouettes take no longer than grids."""
+_BRUTE_SHARE = 0.3
+"""Where bounds spare no more of the pairs, taking each pair once is faster."""
 _PILOT_CELLS = 256
 # What GPUs reach at least; they are asked only where this says that they finish in time.
 _GPU_PAIRS_PER_S = 1e12
@@ -132,7 +136,7 @@ def find_silhouettes(clusters: Clusters, options: Options, *, absolute: bool = F
         if options.method == "auto":
             return _automatic(clusters, options, absolute=absolute)
         if options.method == "brute":
-            return _exact(brute_samples(clusters, map_blocks=options.map_blocks), absolute=absolute)
+            return _brute(clusters, options, absolute=absolute)
         return _pruned(clusters, options, None, absolute=absolute)
 
     if options.method == "auto" and options.backend == "auto":
@@ -149,13 +153,19 @@ def _automatic(clusters: Clusters, options: Options, *, absolute: bool) -> Found
     started = time.perf_counter()
     budget = options.max_seconds or PATIENCE_S
     if clusters.n <= _FEW_CELLS:
-        return _because(_pruned(clusters, options, None, absolute=absolute), "few cells")
-    if clusters.d == 2:
+        return _because(_brute(clusters, options, absolute=absolute), "few cells")
+    if clusters.d == 2 and clusters.n > _GRIDDED_FROM:
         return _because(_gridded(clusters, options, absolute=absolute), "d = 2")
     sub = build_subclusters(clusters, seed=options.seed)
-    expected = _exact_seconds(clusters, sub, options.seed)
+    expected, share = _pilot(clusters, sub, options.seed)
+    is_mixed = share > _BRUTE_SHARE
+    if is_mixed:
+        # All pairs, but each of them once.
+        expected *= 0.5 / share
     why = f"exact takes about {expected:.2g} of {budget:.3g} s"
     if expected <= budget:
+        if is_mixed:
+            return _because(_brute(clusters, options, absolute=absolute), why)
         return _because(_pruned(clusters, options, sub, absolute=absolute), why)
     left = None
     if options.max_seconds is not None:
@@ -163,14 +173,19 @@ def _automatic(clusters: Clusters, options: Options, *, absolute: bool) -> Found
     return _because(_two_phase(clusters, options, sub, left, absolute=absolute), why)
 
 
-def _exact_seconds(clusters: Clusters, sub: SubClusters, seed: int) -> float:
-    """Return how long the exact silhouettes of all cells will take here, by a few of them."""
+def _pilot(clusters: Clusters, sub: SubClusters, seed: int) -> tuple[float, float]:
+    """Return the seconds that pruning will take here, and the pairs it will sum, by a few cells."""
     rng = generator(seed, Purpose.QUERY_SAMPLE, 1)
     rows = np.sort(rng.choice(clusters.n, _PILOT_CELLS, replace=False))
     silhouettes_of(rows[:1], clusters, sub)  # compiles
     started = time.perf_counter()
-    silhouettes_of(rows, clusters, sub)
-    return (time.perf_counter() - started) / _PILOT_CELLS * clusters.n
+    found = silhouettes_of(rows, clusters, sub)
+    return (time.perf_counter() - started) / _PILOT_CELLS * clusters.n, found.share
+
+
+def _brute(clusters: Clusters, options: Options, *, absolute: bool) -> Found:
+    """Return exact silhouettes from all pairs."""
+    return _exact(brute_samples(clusters, map_blocks=options.map_blocks), absolute=absolute)
 
 
 def _gridded(clusters: Clusters, options: Options, *, absolute: bool) -> Found:

@@ -45,7 +45,7 @@ def grow_tree(
     payload
         (n,) uint32 class << WEIGHT_BITS | weight of each cell.
     rows
-        (m,) int64 cells of weight > 0; overwritten by their order in the leaves.
+        (m,) int64 cells of weight > 0, m < 2^30; overwritten by their order in the leaves.
     n_classes
         Number of classes.
     max_features
@@ -55,8 +55,8 @@ def grow_tree(
 
     Returns
     -------
-    feature, threshold, left, right, start, stop, answer : one entry a node, the root first
-        A cell of value <= threshold goes to the left. Leaves have feature -1, hold the cells
+    feature, threshold, left, start, stop, answer : one entry a node, the root first
+        A cell of value <= threshold goes to node `left`, another to the one after it. Leaves have feature -1, hold the cells
         rows[start:stop], and `answer` is their class, or -1 where there are several.
     """
     n_values, m = matrix.shape[1], len(rows)
@@ -64,8 +64,8 @@ def grow_tree(
     most_nodes = 2 * m - 1
     feature = np.full(most_nodes, -1, np.int32)
     threshold = np.zeros(most_nodes)
-    left, right = np.zeros(most_nodes, np.int32), np.zeros(most_nodes, np.int32)
-    start, stop = np.zeros(most_nodes, np.int64), np.zeros(most_nodes, np.int64)
+    left = np.zeros(most_nodes, np.int32)
+    start, stop = np.zeros(most_nodes, np.int32), np.zeros(most_nodes, np.int32)
     answer = np.full(most_nodes, -1, np.int32)
     n_constant = np.zeros(most_nodes, np.int32)
     stop[0] = m
@@ -182,7 +182,7 @@ def grow_tree(
                 n_right += 1
         here[n_left:] = aside[:n_right]
         feature[node], threshold[node] = best_feature, at
-        left[node], right[node] = n_nodes, n_nodes + 1
+        left[node] = n_nodes
         start[n_nodes], stop[n_nodes] = low, low + n_left
         start[n_nodes + 1], stop[n_nodes + 1] = low + n_left, high
         n_constant[n_nodes] = n_constant[n_nodes + 1] = n_total
@@ -194,7 +194,6 @@ def grow_tree(
         feature[:n_nodes],
         threshold[:n_nodes],
         left[:n_nodes],
-        right[:n_nodes],
         start[:n_nodes],
         stop[:n_nodes],
         answer[:n_nodes],
@@ -202,9 +201,7 @@ def grow_tree(
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def find_leaves(
-    latent: Any, batches: Any, feature: Any, threshold: Any, left: Any, right: Any
-) -> Any:
+def find_leaves(latent: Any, batches: Any, feature: Any, threshold: Any, left: Any) -> Any:
     """Return the leaf that each cell falls into, (n,) int32.
 
     Parameters
@@ -213,7 +210,7 @@ def find_leaves(
         (n, d) float32.
     batches
         (n,) int32 batches, -1 where a tree cannot know it; or empty.
-    feature, threshold, left, right
+    feature, threshold, left
         Of the nodes, as `grow_tree` returns them.
     """
     n, n_values = latent.shape
@@ -226,6 +223,6 @@ def find_leaves(
                 goes_left = latent[i, f] <= threshold[node]
             else:
                 goes_left = batches[i] != f - n_values
-            node = left[node] if goes_left else right[node]
+            node = left[node] if goes_left else left[node] + 1
         leaves[i] = node
     return leaves

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from medl_scale.errors import DataError
 from medl_scale.evaluate.spaces import ONE_HOT
@@ -244,7 +244,7 @@ def _half_width_over_cells(gains: NDArray[np.int8]) -> float:
     """Return Agresti and Min's half-width: half a cell more is right for each, and for both alone."""
     n = len(gains) + 2.0
     better, worse = np.count_nonzero(gains > 0) + 0.5, np.count_nonzero(gains < 0) + 0.5
-    z = stats.norm.ppf(0.5 + LEVEL / 2)
+    z = ndtri(0.5 + LEVEL / 2)
     return float(z * math.sqrt(better + worse - (better - worse) ** 2 / n) / n)
 
 
@@ -256,10 +256,10 @@ def _half_width_over_batches(gains: NDArray[np.int8], batches: NDArray[np.int32]
         return math.inf
     residuals = np.bincount(codes, gains - gains.mean())
     variance = np.square(residuals).sum() * n_batches / (n_batches - 1)
-    return float(stats.t.ppf(0.5 + LEVEL / 2, n_batches - 1) * math.sqrt(variance) / len(gains))
+    return float(stdtrit(n_batches - 1, 0.5 + LEVEL / 2) * math.sqrt(variance) / len(gains))
 
 
 def _t_half_width(values: NDArray[np.float64]) -> float:
     """Return the half-width of the t interval of a mean."""
     n = len(values)
-    return float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return float(stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / math.sqrt(n))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.config import EvaluateConfig
-    from medl_scale.evaluate.battery import Budget
     from medl_scale.evaluate.blocks import BlockMap
+    from medl_scale.evaluate.budget import Budget
     from medl_scale.evaluate.classification import Answer, Protocol
     from medl_scale.pipeline.subjects import Fold, Subject
     from medl_scale.progress import Progress

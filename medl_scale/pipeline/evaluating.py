@@ -12,8 +12,9 @@ import pandas as pd
 from medl_scale.config import METRIC_GROUPS, EvaluateConfig
 from medl_scale.distribute.blocks import map_on_client, worker_blocks
 from medl_scale.errors import ConfigError
-from medl_scale.evaluate.battery import Budget, Cells, Options, score_latent
+from medl_scale.evaluate.battery import Cells, Options, score_latent
 from medl_scale.evaluate.blocks import map_here
+from medl_scale.evaluate.budget import Budget
 from medl_scale.evaluate.inputs import encode_labels
 from medl_scale.pipeline.classifying import classify_fold, verdicts_of
 from medl_scale.pipeline.preparing import as_progress
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 # The most figures that a latent has besides forests.
-FIGURES_PER_LATENT = 17
+FIGURES_PER_LATENT = 18
 
 
 def evaluate(

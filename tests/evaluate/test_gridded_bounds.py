@@ -3,14 +3,20 @@
 import numpy as np
 import pytest
 
-from medl_scale.evaluate.gridded.fields import label_fields
+from medl_scale.evaluate.gridded.fields import (
+    _bound_spectrum,
+    _convolved,
+    _distance_spectrum,
+    label_fields,
+)
+from medl_scale.evaluate.gridded.gathering import gather_stack
 from medl_scale.evaluate.gridded.interpolation_bounds import (
     TABLE_RADIUS,
     cubic_weights,
     error_bounds,
     largest_error,
 )
-from medl_scale.evaluate.gridded.kernels import bound_silhouettes, gather_stack
+from medl_scale.evaluate.gridded.intervals import bound_silhouettes
 from medl_scale.evaluate.gridded.squares import nested_squares
 from medl_scale.evaluate.inputs import encode_labels
 from medl_scale.evaluate.layout import sort_by_label
@@ -126,3 +132,23 @@ def test_bounds_cover_silhouettes_of_all_means_within_their_intervals():
     assert (error <= bound).all()
     assert (error > 0.5 * bound).any()
     assert (flags.any(axis=1) == (bound > 0.05)).all()
+
+
+@pytest.mark.parametrize("spectrum", [_distance_spectrum, _bound_spectrum])
+@pytest.mark.parametrize("size", [16, 24])
+def test_convolutions_are_within_their_rounding_of_direct_sums(spectrum, size):
+    rng = np.random.default_rng(7)
+    masses = rng.normal(size=(2, size, size)) / size**2
+    ticks = np.arange(size)
+    apart = np.abs(ticks[:, None] - ticks)
+    if spectrum is _distance_spectrum:
+        kernel = np.hypot(apart[:, :, None, None], apart)
+    else:
+        masses = np.abs(masses).astype(np.float32)
+        kernel = error_bounds(size)[apart[:, :, None, None], apart]
+    exact = np.einsum("nab,iajb->nij", masses.astype(float), kernel)
+    values, rounding = spectrum(size)
+    found = _convolved(masses, values, size)
+    norms = np.sqrt((masses.astype(float) ** 2).sum(axis=(1, 2)))[:, None, None]
+    assert found.dtype == masses.dtype
+    assert (np.abs(found - exact) <= rounding * norms).all()

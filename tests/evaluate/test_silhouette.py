@@ -200,19 +200,25 @@ def test_an_undefined_score_is_a_value_error_as_in_scikit_learn():
         silhouette_score(blobs()[0], np.zeros(400))
 
 
-def test_auto_says_what_it_chose_and_why():
-    few = silhouette_score(*make_latent("celltype", 2000, 8, 5, 0), backend="cpu")
-    assert few.method.startswith("pruned")
-    assert few.method.endswith("auto: few cells")
-    latent, codes = make_latent("celltype", 50_001, 2, 4, 0)
-    plane = silhouette_score(latent, codes, backend="cpu", tol=1e-2)
-    assert plane.method.startswith("gridded")
-    assert plane.method.endswith("auto: d = 2")
-    assert plane.kind == "certified"
+AUTO = [
+    (("null", 2000, 8, 5, 0), "brute; auto: few cells"),
+    (("celltype", 9000, 8, 12, 0), "pruned"),
+    (("null", 6000, 8, 3, 0), "brute; auto: exact takes about"),
+    (("celltype", 50_001, 2, 4, 0), "gridded"),
+]
+
+
+@pytest.mark.parametrize(("cells", "text"), AUTO)
+def test_auto_says_what_it_chose_and_why(cells, text):
+    latent, codes = make_latent(*cells)
+    found = silhouette_score(latent, codes, backend="cpu", tol=1e-2)
+    assert found.method.startswith(text)
+    assert "; auto: " in found.method
+    assert found.kind == ("certified" if text == "gridded" else "exact")
 
 
 def test_auto_samples_queries_where_time_is_short():
-    latent, codes = make_latent("celltype", 51_000, 4, 6, 1)
+    latent, codes = make_latent("celltype", 51_000, 4, 20, 1)
     short = silhouette_samples(latent, codes, backend="cpu", max_seconds=1e-2)
     long = silhouette_samples(latent, codes, backend="cpu", max_seconds=100)
     assert short.method.startswith("two_phase")

@@ -108,7 +108,9 @@ def test_threads_and_workers_change_no_bit(n_threads):
         return (found[position] for position in range(len(items)))
 
     expected = probabilities(one, n_trees=23)
+    size = len(pickle.dumps(several))
     np.testing.assert_array_equal(probabilities(several, n_trees=23), expected)
+    assert len(pickle.dumps(several)) == size
     np.testing.assert_array_equal(
         probabilities(several, n_trees=23, map_blocks=map_elsewhere), expected
     )
@@ -198,6 +200,13 @@ def test_standardised_one_hot_columns_would_change_nothing():
     forest = RandomForestClassifier(20, random_state=42).fit(wide, codes)
     found = probabilities(task_of(own, codes, own), n_trees=20)
     np.testing.assert_array_equal(found, forest.predict_proba(wide))
+
+
+@pytest.mark.parametrize("n_draws", [0, 21])
+def test_a_tree_draws_between_one_and_all_cells(n_draws):
+    latent, codes = cells(20, 2, 2)
+    with pytest.raises(ConfigError, match=f"between 1 and the 20 train cells; got {n_draws}"):
+        task_of(Features(latent=latent), codes, Features(latent=latent), n_draws=n_draws)
 
 
 def test_no_tree_is_an_error():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medl_scale.evaluate.distance_sums import absolute_rounding, pair_sums, relative_rounding
+from medl_scale.evaluate.gridded.gathering import leave_out_self
 from medl_scale.evaluate.gridded.interpolation_bounds import error_bounds
-from medl_scale.evaluate.gridded.kernels import leave_out_self
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.fft
 
 from medl_scale.evaluate.gridded.interpolation_bounds import LEBESGUE, error_bounds
-from medl_scale.evaluate.gridded.kernels import spread_cells
+from medl_scale.evaluate.gridded.spreading import spread_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def label_fields(
     labels
         Which labels; memory is 60 bytes or so per node and label.
     grids
-        (n_levels, 3); see `kernels`.
+        (n_levels, 3); see `spreading`.
     level, with_deeper
         Cells whose deepest grid is `level` take part, or that and all deeper ones.
     """

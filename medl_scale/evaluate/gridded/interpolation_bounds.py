@@ -43,6 +43,8 @@ LEBESGUE = 1.25
 """Largest sum of absolute cubic Lagrange weights between the two middle nodes."""
 TABLE_RADIUS = 8
 _CUBIC = 3.0 / 128.0
+# Up to this offset the nodes come so close to 0 that r is better bounded as a convex function.
+_NEAR = 4
 _TAIL = 0.4055
 # Row i holds the bounds of the offsets (i, 0) ... (i, i).
 _TABLE = (
@@ -98,17 +100,19 @@ def largest_error(i: int, j: int, *, n_steps: int = 32) -> float:
     error = interpolated - np.hypot((i + shift)[:, :, None, None], j + shift)
     # Rounding of these few operations on numbers below 20.
     rounding = 1e-12
-    smooth = float(np.abs(error).max()) + _smooth_correction(i, j, n_steps) + rounding
+    # Rounding of these few operations on numbers below 20.
+    rounding = 1e-12
+    if max(i, j) > _NEAR:
+        return float(np.abs(error).max()) + _smooth_correction(i, j, n_steps) + rounding
     correction = _node_correction(i, j, n_steps)
-    below = -float(error.min()) + correction
+    below = -float(error.min())
     radius = _least_radius(i, j, ticks)
     with np.errstate(divide="ignore"):
         above = np.minimum(
             _corner_maximum(error) + 0.5 / n_steps**2 / radius,
             _corner_maximum(interpolated) - radius,
         )
-    convex = max(below, float(above.max()) + correction) + rounding
-    return min(smooth, convex)
+    return max(below, float(above.max())) + correction + rounding
 
 
 def cubic_weights(position: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,10 +141,8 @@ def _node_correction(i: int, j: int, n_steps: int) -> float:
 
 
 def _smooth_correction(i: int, j: int, n_steps: int) -> float:
-    """Return the correction where r is smooth at all nodes; infinite near 0."""
+    """Return the correction where r is smooth at all nodes: beyond an offset of 3."""
     rho = np.hypot(max(i - 3.0, 0.0), max(j - 3.0, 0.0))
-    if rho == 0:
-        return np.inf
     fourth, sixth = 3.0 / rho**3, 59.1 / rho**5
     second = 5.0 / 24.0 * LEBESGUE**3 * fourth + _CUBIC * (1.0 + LEBESGUE + LEBESGUE**2) * sixth
     return float(4.0 / (8.0 * n_steps**2) * second)

@@ -15,7 +15,7 @@ import numpy as np
 from medl_scale.config import check_at_least
 from medl_scale.errors import ConfigError
 from medl_scale.evaluate.blocks import BlockMap, map_here, row_blocks
-from medl_scale.evaluate.gridded.kernels import bound_silhouettes, list_doubts
+from medl_scale.evaluate.gridded.intervals import bound_silhouettes, list_doubts
 from medl_scale.evaluate.gridded.single_threads import in_single_threads
 from medl_scale.evaluate.gridded.stacks import StackRequest, make_stacks, stack_cost, try_stack
 from medl_scale.evaluate.gridded.survey import PAIRS_PER_S, Survey, is_one_point, make_survey
@@ -34,6 +34,7 @@ __all__ = ["GriddedResult", "gridded_samples"]
 _ROWS_A_TASK = 131_072
 # Grids are cheap: they are asked for a better bound than is wanted, so that the mean of all is small.
 _AIM = 0.2
+_SMALLEST_SIZE = 8
 _LABELS_A_TASK = 32
 _SAMPLE, _SAMPLE_EVERY = 4_096, 256
 _VALUES_AT_A_TIME = 2**19
@@ -77,7 +78,7 @@ def gridded_samples(
     Raises
     ------
     ConfigError
-        If d is not 2, or `tol` is negative.
+        If d is not 2, `tol` is negative, or `size` below 8.
 
     Notes
     -----
@@ -89,6 +90,7 @@ def gridded_samples(
             "Choose another method, such as pruned."
         )
     check_at_least("tol", tol, 0.0)
+    check_at_least("size", _SMALLEST_SIZE if size is None else size, _SMALLEST_SIZE)
     if is_one_point(clusters):
         return GriddedResult(np.zeros(clusters.n), np.zeros(clusters.n), "gridded (one point)")
     survey = make_survey(clusters, size, map_blocks)
@@ -204,6 +206,8 @@ def _stacks(
     survey: Survey, order: NDArray[np.int32], tol: float, map_blocks: BlockMap
 ) -> dict[int, Stack]:
     """Return stacks of the labels in doubt where making one costs less than sums would."""
+    if not survey.n_fields:
+        return {}
     # Neighbours lie together in this order: every so many is a fair sample.
     sample = order[:: max(1, min(len(order) // _SAMPLE, _SAMPLE_EVERY))]
     blocks = [sample[block] for block in row_blocks(len(sample), _ROWS_A_TASK)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from medl_scale.evaluate.gridded.fields import label_fields, transform_cost
-from medl_scale.evaluate.gridded.kernels import gather_stack
+from medl_scale.evaluate.gridded.gathering import gather_stack
 from medl_scale.evaluate.gridded.single_threads import in_single_threads
 from medl_scale.evaluate.gridded.squares import nested_squares
 
@@ -27,7 +27,7 @@ _LARGEST_SIZE = 256
 
 
 class Stack(NamedTuple):
-    """Fields of one label on nested grids; see `kernels.gather_stack`."""
+    """Fields of one label on nested grids; see `gathering.gather_stack`."""
 
     grids: NDArray[np.float64]
     inner: NDArray[np.float32]

@@ -14,14 +14,14 @@ import numpy as np
 from medl_scale.evaluate.blocks import row_blocks
 from medl_scale.evaluate.gridded.estimates import Estimates
 from medl_scale.evaluate.gridded.fields import label_fields, transform_cost
-from medl_scale.evaluate.gridded.kernels import (
+from medl_scale.evaluate.gridded.gathering import gather_fields
+from medl_scale.evaluate.gridded.single_threads import in_single_threads
+from medl_scale.evaluate.gridded.spreading import (
     corners,
     count_by_level,
     deepest_levels,
-    gather_fields,
     sort_by_cell,
 )
-from medl_scale.evaluate.gridded.single_threads import in_single_threads
 from medl_scale.evaluate.gridded.squares import nested_squares
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Survey:
     n_fields: int
     """How many labels are fields."""
     grids: NDArray[np.float64]
-    """(n_levels, 3); see `kernels`."""
+    """(n_levels, 3); see `spreading`."""
     size: int
     """Nodes along each side."""
     inner: tuple[_Nodes | None, ...]
