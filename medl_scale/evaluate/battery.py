@@ -29,7 +29,6 @@ from medl_scale.evaluate.neighbours import (
     Neighbours,
     nearest_neighbours,
 )
-from medl_scale.evaluate.score import Score
 from medl_scale.evaluate.separation import calinski_harabasz, inverse_davies_bouldin
 from medl_scale.evaluate.silhouette import silhouette_score
 from medl_scale.evaluate.silhouette_batch import bras, silhouette_batch
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from medl_scale.config import Backend
     from medl_scale.evaluate.blocks import BlockMap
     from medl_scale.evaluate.budget import Budget
+    from medl_scale.evaluate.score import Score
 
     type Figures = dict[tuple[str, Of], Callable[[], Score]]
 
@@ -166,44 +166,36 @@ class _Battery:
     @cached_property
     def clusters(self) -> NDArray[np.int32]:
         """k-means clusters of the labelled cells, as many as labels."""
-        n_labels = len(np.unique(self.labelled.labels))
+        n_labels = len(np.unique(self._groups("label")[1]))
         return cluster_by_kmeans(self.labelled.latent, n_labels, self.options.seed)
 
     def figures(self) -> Figures:
         """Return how every figure is made, in the order of the table."""
-        cells, labelled, blocks = self.cells, self.labelled, self.options.map_blocks
         made: Figures = {}
-        if cells.labels is not None and len(labelled.latent):
-            n_labels = len(np.unique(labelled.labels))
+        has_batches = self.cells.batches is not None
+        has_labels = self.labelled.labels is not None and len(self.labelled.latent) > 0
+        if has_labels:
             made |= {
                 ("silhouette_label", "label"): self._silhouette_label,
                 ("nmi", "label"): lambda: self._of_clusters(nmi),
                 ("ari", "label"): lambda: self._of_clusters(ari),
-                ("clisi_knn", "label"): lambda: scale_clisi(self._lisi("label"), n_labels),
+                ("graph_connectivity", "label"): self._graph_connectivity,
+                ("clisi_knn", "label"): self._clisi_knn,
             }
-        if cells.batches is not None:
-            n_batches = len(np.unique(cells.batches))
-            made["ilisi_knn", "batch"] = lambda: scale_ilisi(self._lisi("batch"), n_batches)
-            if cells.labels is not None and len(labelled.latent):
-                both = labelled.labels, labelled.batches
-                made |= {
-                    ("silhouette_batch", "batch"): lambda: silhouette_batch(
-                        labelled.latent, *both, **self._silhouette_options()
-                    ),
-                    ("bras", "batch"): lambda: bras(labelled.latent, *both, map_blocks=blocks),
-                    ("kbet", "batch"): lambda: kbet(
-                        self.labelled_neighbours.first(KBET_NEIGHBOURS), both[1]
-                    ),
-                    ("kbet_per_label", "batch"): self._kbet_per_label,
-                    ("graph_connectivity", "label"): lambda: graph_connectivity(
-                        self.labelled_neighbours.first(CONNECTIVITY_NEIGHBOURS), both[0]
-                    ),
-                }
-        if cells.labels is not None and len(labelled.latent):
-            made |= self._published("label", labelled, labelled.labels)
+        if has_batches:
+            made["ilisi_knn", "batch"] = self._ilisi_knn
+        if has_batches and has_labels:
+            made |= {
+                ("silhouette_batch", "batch"): self._silhouette_batch,
+                ("bras", "batch"): self._bras,
+                ("kbet", "batch"): self._kbet,
+                ("kbet_per_label", "batch"): self._kbet_per_label,
+            }
+        if has_labels:
+            made |= self._published("label")
             made["cLISI", "label"] = lambda: self._lisi("label")
-        if cells.batches is not None:
-            made |= self._published("batch", cells, cells.batches)
+        if has_batches:
+            made |= self._published("batch")
             made["iLISI", "batch"] = lambda: self._lisi("batch")
         return made
 
@@ -222,33 +214,44 @@ class _Battery:
             if metric in METRIC_GROUPS["published"]
         }
 
-    def _published(self, of: Of, cells: Cells, groups: Any) -> Figures:
+    def _published(self, of: Of) -> Figures:
         """Return the papers' figures of one grouping."""
-        blocks = self.options.map_blocks
+
+        def from_moments(metric: Callable[..., Score]) -> Score:
+            cells, groups = self._groups(of)
+            return metric(cells.latent, groups, map_blocks=self.options.map_blocks)
+
         return {
-            ("ASW", of): lambda: self._silhouette(of, cells, groups),
-            ("CH", of): lambda: calinski_harabasz(cells.latent, groups, map_blocks=blocks),
-            ("1/DB", of): lambda: inverse_davies_bouldin(cells.latent, groups, map_blocks=blocks),
+            ("ASW", of): lambda: self._silhouette(of),
+            ("CH", of): lambda: from_moments(calinski_harabasz),
+            ("1/DB", of): lambda: from_moments(inverse_davies_bouldin),
         }
 
-    def _silhouette(self, of: Of, cells: Cells, groups: Any) -> Score:
+    def _silhouette(self, of: Of) -> Score:
         """Return the mean silhouette of one grouping, computed once."""
         if of not in self._silhouettes:
+            cells, groups = self._groups(of)
             found = silhouette_score(cells.latent, groups, **self._silhouette_options())
             self._silhouettes[of] = found
         return self._silhouettes[of]
 
     def _silhouette_label(self) -> Score:
         """Return scib-metrics' silhouette of labels: the mean one, from 0 to 1."""
-        found = self._silhouette("label", self.labelled, self.labelled.labels)
+        found = self._silhouette("label")
         return replace(found, value=(found.value + 1.0) / 2.0, error=found.error / 2.0)
+
+    def _silhouette_batch(self) -> Score:
+        """Return scib-metrics' silhouette of batches within labels."""
+        return silhouette_batch(*self._labels_and_batches(), **self._silhouette_options())
+
+    def _bras(self) -> Score:
+        """Return the batch-removal-adapted silhouette."""
+        return bras(*self._labels_and_batches(), map_blocks=self.options.map_blocks)
 
     def _lisi(self, of: Of) -> Score:
         """Return the median LISI of batches or labels, computed once."""
         if of not in self._lisis:
-            cells = self.cells if of == "batch" else self.labelled
-            groups = cells.batches if of == "batch" else cells.labels
-            check_n_labels(encode_labels(groups, len(groups), name=of), name=of)
+            cells, groups = self._groups(of)
             if len(cells.latent) > _MOST_KEPT:
                 found = lisi_of_latent(
                     cells.latent,
@@ -264,26 +267,66 @@ class _Battery:
                 self._lisis[of] = clisi(self.labelled_neighbours, groups)
         return self._lisis[of]
 
+    def _ilisi_knn(self) -> Score:
+        """Return scib-metrics' iLISI."""
+        return scale_ilisi(self._lisi("batch"), len(np.unique(self._groups("batch")[1])))
+
+    def _clisi_knn(self) -> Score:
+        """Return scib-metrics' cLISI."""
+        return scale_clisi(self._lisi("label"), len(np.unique(self._groups("label")[1])))
+
+    def _kbet(self) -> Score:
+        """Return kBET among all labelled cells."""
+        _, _, batches = self._labels_and_batches()
+        return kbet(self.labelled_neighbours.first(KBET_NEIGHBOURS), batches)
+
     def _kbet_per_label(self) -> Score:
         """Return kBET per label, unless there is little time: it takes a spectrum of every label."""
-        n = len(self.labelled.latent)
-        if n > _MOST_SPECTRAL and self.budget.share() is not None:
+        latent, labels, batches = self._labels_and_batches()
+        if len(latent) > _MOST_SPECTRAL and self.budget.share() is not None:
             raise ScoreUndefinedError(
-                f"left out, because it takes long for {n:,} cells; ask for it without --max-seconds"
+                f"left out, because it takes long for {len(latent):,} cells; ask for it without "
+                "--max-seconds"
             )
-        return kbet_per_label(
-            self.labelled_neighbours.first(KBET_NEIGHBOURS),
-            self.labelled.batches,
-            self.labelled.labels,
-        )
+        return kbet_per_label(self.labelled_neighbours.first(KBET_NEIGHBOURS), batches, labels)
+
+    def _graph_connectivity(self) -> Score:
+        """Return how far the cells of each label hang together."""
+        _, labels = self._groups("label")
+        return graph_connectivity(self.labelled_neighbours.first(CONNECTIVITY_NEIGHBOURS), labels)
 
     def _of_clusters(self, agreement: Callable[..., Score]) -> Score:
         """Return how far k-means clusters agree with the labels."""
         started = time.perf_counter()
         clusters = self.clusters
-        found = agreement(self.labelled.labels, clusters, map_blocks=self.options.map_blocks)
+        _, labels = self._groups("label")
+        found = agreement(labels, clusters, map_blocks=self.options.map_blocks)
         method = f"k-means, {len(np.unique(clusters))} clusters, seed {self.options.seed}"
         return replace(found, method=method, seconds=time.perf_counter() - started)
+
+    def _groups(self, of: Of) -> tuple[Cells, NDArray[np.integer]]:
+        """Return the cells that figures of batches or labels are about, and the groups.
+
+        Raises
+        ------
+        ScoreUndefinedError
+            If there are fewer than two groups, or as many as cells.
+        """
+        cells = self.cells if of == "batch" else self.labelled
+        groups = cells.batches if of == "batch" else cells.labels
+        if groups is None:
+            raise ScoreUndefinedError(f"there is no {of}")
+        check_n_labels(encode_labels(groups, len(groups), name=of), name=of)
+        return cells, groups
+
+    def _labels_and_batches(
+        self,
+    ) -> tuple[NDArray[Any], NDArray[np.integer], NDArray[np.integer]]:
+        """Return latent, labels and batches of the labelled cells."""
+        _, labels = self._groups("label")
+        if self.labelled.batches is None:
+            raise ScoreUndefinedError("there is no batch")
+        return self.labelled.latent, labels, self.labelled.batches
 
     def _silhouette_options(self) -> Mapping[str, Any]:
         """Return the options of a silhouette."""

@@ -40,9 +40,13 @@ def classify_fold(
     config: EvaluateConfig,
     budget: Budget,
     blocks: BlockMap,
+    n_threads: int,
     progress: Progress,
 ) -> tuple[list[Answer], list[str]]:
-    """Return what forests say of every target of a fold, and what was left out and why."""
+    """Return what forests say of every target of a fold, and what was left out and why.
+
+    `n_threads` are those of each process that grows trees.
+    """
     targets = [key for key in (subject.labels_key, *config.targets) if key is not None]
     if not targets or subject.batch_key is None:
         return [], ["No labels_key and no targets: there is nothing that forests could be asked."]
@@ -86,7 +90,7 @@ def classify_fold(
             protocols=protocols,
             n_parts=n_parts,
             fold=fold.number,
-            settings=ForestSettings(backend=config.backend),
+            settings=ForestSettings(backend=config.backend, n_threads=n_threads),
             map_blocks=blocks,
             progress=progress,
         )

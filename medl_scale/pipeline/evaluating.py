@@ -11,6 +11,7 @@ import pandas as pd
 
 from medl_scale.config import METRIC_GROUPS, EvaluateConfig
 from medl_scale.distribute.blocks import map_on_client, worker_blocks
+from medl_scale.distribute.local import count_cores
 from medl_scale.errors import ConfigError
 from medl_scale.evaluate.battery import Cells, Options, score_latent
 from medl_scale.evaluate.blocks import map_here
@@ -101,10 +102,11 @@ def evaluate(
     with ExitStack() as stack:
         blocks: BlockMap | None
         if client is not None:
-            blocks = map_on_client(client)
+            blocks, n_threads = map_on_client(client), 1
         else:
             blocks = stack.enter_context(worker_blocks(config.workers))
-        evaluation = _Evaluation(subject, config, blocks or map_here, shown)
+            n_threads = max(1, count_cores() // config.workers)
+        evaluation = _Evaluation(subject, config, blocks or map_here, n_threads, shown)
         scores = evaluation.run(path)
     if path is not None:
         write_scores(scores, path)
@@ -126,11 +128,17 @@ class _Evaluation:
     """The figures of one subject on their way into a table."""
 
     def __init__(
-        self, subject: Subject, config: EvaluateConfig, blocks: BlockMap, progress: Progress
+        self,
+        subject: Subject,
+        config: EvaluateConfig,
+        blocks: BlockMap,
+        n_threads: int,
+        progress: Progress,
     ) -> None:
         self.subject = subject
         self.config = config
         self.blocks = blocks
+        self.n_threads = n_threads
         self.progress = progress
         self.rows: list[dict[str, Any]] = []
         self.notes: list[str] = []
@@ -201,7 +209,13 @@ class _Evaluation:
         answers: list[Answer] = []
         for fold in self.subject.folds:
             found, notes = classify_fold(
-                self.subject, fold, self.config, self.budget, self.blocks, self.progress
+                self.subject,
+                fold,
+                self.config,
+                self.budget,
+                self.blocks,
+                self.n_threads,
+                self.progress,
             )
             self.notes += [note for note in notes if note not in self.notes]
             for answer in found:

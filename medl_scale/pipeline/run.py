@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from medl_scale.pipeline.scores import Scores
     from medl_scale.progress import Progress
-    from medl_scale.train.fit_settings import limit_threads
-from medl_scale.train.fitted import FittedModel
+    from medl_scale.train.fitted import FittedModel
 
 __all__ = ["ENVIRONMENT_FILE", "ERROR_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
 
