@@ -1,6 +1,6 @@
 """Every benchmark, one after another: what, goal, measured, met or not.
 
-    python -m benchmarks.run            # some 20 minutes; appends to benchmarks/history.jsonl
+    python -m benchmarks.run            # some 45 minutes; appends to benchmarks/history.jsonl
     python -m benchmarks.run --quick    # tiny sizes: does it run?
 
 Each script runs in a process of its own. An unmet goal is told, not an error: on a busy machine it
@@ -79,6 +79,11 @@ SCRIPTS = (
     ),
     Script("fit", ("--quick",), own_figures),
     Script("memory", ("--quick",), own_figures),
+    Script("silhouette_exact", ("--quick",), own_figures),
+    Script("gridded", ("--quick",), own_figures),
+    Script("two_phase", ("--quick",), own_figures),
+    Script("lisi", ("--quick",), own_figures),
+    Script("forest", ("--quick",), own_figures),
 )
 
 

@@ -87,7 +87,9 @@ def test_prepare_is_measured_in_cells_per_core_second():
     assert (beside.measured, beside.is_met) == (0.5, None)
 
 
-SLOW = {"fit", "memory", "prepare"}
+SLOW = {
+    "fit", "memory", "prepare", "silhouette_exact", "gridded", "two_phase", "lisi", "forest",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

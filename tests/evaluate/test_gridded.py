@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import silhouette_samples
 
 from medl_scale.errors import ConfigError
+from medl_scale.evaluate.blocks import map_here
 from medl_scale.evaluate.gridded import gridded_samples
 from medl_scale.evaluate.gridded.survey import make_survey
 from medl_scale.evaluate.inputs import encode_labels
@@ -112,7 +113,7 @@ KINDS = [
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-5])
 def test_every_cell_is_within_its_bound_and_every_bound_within_the_tolerance(kind, tol):
     latent, labels = adversary(kind, 5000, 4, seed=1)
-    result = gridded_samples(clusters_of(latent, labels), tol=tol)
+    result = gridded_samples(clusters_of(latent, labels), tol=tol, size=64)
     assert (errors_of(result, latent, labels) <= result.bounds).all()
     assert result.bounds.max() <= tol
 
@@ -140,14 +141,14 @@ def test_the_certificate_holds_for_any_latent(kind, seed, n_labels, size, tol, e
 def test_float32_latents_far_from_the_origin_are_as_certain(offset):
     latent, labels = blobs(4000, 5)
     latent = (latent + offset).astype(np.float32)
-    result = gridded_samples(clusters_of(latent, labels))
+    result = gridded_samples(clusters_of(latent, labels), size=64)
     assert (errors_of(result, latent, labels) <= result.bounds).all()
 
 
 def test_values_are_those_of_scikit_learn():
     latent, labels = blobs(3000, 6, width=1.0)
     clusters = clusters_of(latent, labels)
-    result = gridded_samples(clusters, tol=1e-4)
+    result = gridded_samples(clusters, tol=1e-4, size=64)
     np.testing.assert_allclose(
         result.values, silhouette_samples(latent, labels)[clusters.order], atol=1e-4
     )
@@ -163,14 +164,14 @@ def test_identical_cells_have_silhouette_0_exactly():
 def test_two_labels_at_one_point_are_told_apart_from_nothing():
     latent = np.repeat([[0.1, 0.2], [0.1, 0.2], [3.0, 4.0]], 100, axis=0)
     labels = np.repeat([0, 1, 2], 100)
-    result = gridded_samples(clusters_of(latent, labels))
+    result = gridded_samples(clusters_of(latent, labels), size=32)
     assert (result.values[:200] == 0).all()
     assert (np.abs(exact(latent, labels) - result.values) <= result.bounds).all()
 
 
 def test_grids_of_their_own_spare_sums():
     latent, labels = blobs(30_000, 4, width=0.05)
-    survey = make_survey(clusters_of(latent, labels), None, lambda f, s, i: (f(s, x) for x in i))
+    survey = make_survey(clusters_of(latent, labels), 96, map_here)
     assert survey.n_fields == 4
     result = gridded_samples(clusters_of(latent, labels))
     refined, summed = map(float, re.findall(r"([\d.]+)%", result.method))
@@ -181,7 +182,7 @@ def test_grids_of_their_own_spare_sums():
 def test_cells_between_nested_grids_are_gridded_too():
     latent, labels = adversary("cauchy", 20_000, 3, seed=0)
     clusters = clusters_of(latent, labels)
-    survey = make_survey(clusters, 64, lambda f, s, i: (f(s, x) for x in i))
+    survey = make_survey(clusters, 64, map_here)
     assert len(survey.grids) > 2
     assert sum(inner is not None for inner in survey.inner) > 1
     result = gridded_samples(clusters, size=64, tol=1e-2)
@@ -196,10 +197,21 @@ def test_cells_between_nested_grids_are_gridded_too():
         assert abs((b - a) / max(a, b) - result.values[i]) <= result.bounds[i]
 
 
-def test_hundreds_of_labels_of_few_cells_need_no_fields():
+def test_labels_too_many_or_cells_too_few_for_fields_are_summed():
     rng = np.random.default_rng(0)
     latent, labels = rng.normal(size=(2500, 2)), rng.integers(0, 1100, 2500)
     result = gridded_samples(clusters_of(latent, labels))
+    assert result.method == "gridded (all pairs summed)"
+    assert (errors_of(result, latent, labels) <= result.bounds).all()
+
+
+def test_labels_of_few_cells_are_summed_beside_the_fields_of_others():
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(3000, 2))
+    labels = np.where(np.arange(3000) < 2800, 0, rng.integers(1, 40, 3000))
+    clusters = clusters_of(latent, labels)
+    assert make_survey(clusters, 64, map_here).n_fields == 1
+    result = gridded_samples(clusters, size=64)
     assert (errors_of(result, latent, labels) <= result.bounds).all()
 
 

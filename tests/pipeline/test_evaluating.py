@@ -123,7 +123,7 @@ def test_a_score_that_has_no_meaning_is_told_and_costs_no_other(cells):
         cells, batch_key="donor", labels_key="one", use_rep="X_good", metrics="ASW", **QUIET
     ).table.set_index("of")
     assert np.isnan(table.loc["one", "value"])
-    assert table.loc["one", "method"].startswith("undefined: labels must have between 2 and 299")
+    assert table.loc["one", "method"].startswith("undefined: label must have between 2 and 299")
     assert table.loc["donor", "kind"] == "exact"
 
 
@@ -221,3 +221,29 @@ def test_the_package_scores_by_its_name_and_holds_the_functions(cells):
     assert medl_scale.evaluate(cells, **KEYED, **CHEAP).summary.shape[0] == 8
     score = medl_scale.evaluate.silhouette_score(cells.obsm["X_good"], cells.obs["type"])
     assert 0.3 < float(score) < 0.6
+
+
+def test_fit_ends_with_the_scores_of_its_test_cells(made, tmp_path):
+    run = tmp_path / "run"
+    ended = medl(
+        "fit", made.atlas, "-o", run, "--models", "pca", "--n-latent", 5, "--no-latents",
+        "--threads", 1,
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert re.search(r"RFAccuracy\s+cell_type\s+test, unseen batches\s+0\.\d+", ended.out)
+    assert f"Scores: {run / 'scores.csv'}" in ended.out
+    scores = Run(run).scores
+    assert set(scores.table["split"]) == {"test", "test, unseen batches"}
+    assert all(sentence in ended.out for sentence in scores.verdicts)
+
+
+def test_what_keeps_fit_from_scoring_is_told_and_costs_no_fit(made, tmp_path):
+    run = tmp_path / "run"
+    ended = medl(
+        "fit", made.atlas, "-o", run, "--models", "me", "--fe-rep", "X_pca", "--max-epochs", 1,
+        "--minibatch-size", 128, "--no-latents", "--threads", 1,
+    )  # fmt: skip
+    assert ended.code == 0
+    assert "The latents were not scored: " in ended.err
+    assert "has no finished latent to score" in ended.err
+    assert set(Run(run).finished()) == {("me", 0)}

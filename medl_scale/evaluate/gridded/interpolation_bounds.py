@@ -13,8 +13,8 @@ cubic in each variable, and r the distance, which is convex in all together:
 
 - The multilinear interpolant L[f] of the corners of a lattice box differs from f by at most
   sum_i s^2/8 sup|d_i^2 f|. The second derivative of P in one variable is linear in it and equals the
-  second difference of r at the nodes, so |d_i^2 P| <= 1.25^3 max|second difference| =: 8c / 4s^2, since
-  absolute Lagrange weights sum to at most 1.25. So |P - L[P]| <= c.
+  second difference of r at the nodes, interpolated in the three others, and absolute Lagrange weights
+  sum to at most 1.25. So |P - L[P]| <= c = 4 s^2/8 1.25^3 max|second difference|.
 - A convex function lies below its multilinear interpolant (Jensen): L[r] >= r. So e >= L[e] - c, at
   least the least corner less c. And r >= L[r] - 4 s^2/8 / r_min, or r >= r_min where the box comes near
   0. So e <= the largest corner + c + s^2/2/r_min, or e <= the largest corner of P + c - r_min.

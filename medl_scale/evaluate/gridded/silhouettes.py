@@ -15,10 +15,17 @@ import numpy as np
 from medl_scale.config import check_at_least
 from medl_scale.errors import ConfigError
 from medl_scale.evaluate.blocks import BlockMap, map_here, row_blocks
+from medl_scale.evaluate.brute import brute_samples
 from medl_scale.evaluate.gridded.intervals import bound_silhouettes, list_doubts
 from medl_scale.evaluate.gridded.single_threads import in_single_threads
 from medl_scale.evaluate.gridded.stacks import StackRequest, make_stacks, stack_cost, try_stack
-from medl_scale.evaluate.gridded.survey import PAIRS_PER_S, Survey, is_one_point, make_survey
+from medl_scale.evaluate.gridded.survey import (
+    PAIRS_PER_S,
+    Survey,
+    is_one_point,
+    make_survey,
+    suitable_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +78,8 @@ def gridded_samples(
         Bound wanted for every cell. Most are far better. Below 1e-5 or so rounding sets the limit,
         and all distances are summed.
     size
-        Nodes along each side of the shared grids; by default what suits the number of cells.
+        Nodes along each side of the shared grids; by default what suits the number of cells, or none
+        where the sums of all pairs cost less.
     map_blocks
         Who does the work; values and bounds do not depend on it.
 
@@ -93,6 +101,10 @@ def gridded_samples(
     check_at_least("size", _SMALLEST_SIZE if size is None else size, _SMALLEST_SIZE)
     if is_one_point(clusters):
         return GriddedResult(np.zeros(clusters.n), np.zeros(clusters.n), "gridded (one point)")
+    size = size or suitable_size(clusters)
+    if size is None:
+        exact = brute_samples(clusters, map_blocks=map_blocks)
+        return GriddedResult(exact.values, exact.errors, "gridded (all pairs summed)")
     survey = make_survey(clusters, size, map_blocks)
     order = survey.order()
     stacks = _stacks(survey, order, tol, map_blocks)

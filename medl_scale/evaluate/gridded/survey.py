@@ -31,15 +31,17 @@ if TYPE_CHECKING:
     from medl_scale.evaluate.gridded.fields import Fields
     from medl_scale.evaluate.layout import Clusters
 
-__all__ = ["PAIRS_PER_S", "Survey", "is_one_point", "make_survey"]
+__all__ = ["PAIRS_PER_S", "Survey", "is_one_point", "make_survey", "suitable_size"]
 
 PAIRS_PER_S = 4e9
 """Distances summed in a CPU second, or so: only costs depend on it."""
+# CPU seconds, or so, of a sum beside its pairs, of gathering one field, and of a cell's rest.
+_SUM_S, _GATHER_S, _CELL_S = 5e-8, 1.5e-9, 1e-6
 _SAMPLE = 50_000
 # Nodes a side by the number of cells: transforms should cost no more than gathering does.
 _SIZES = ((20_000, 64), (60_000, 96), (200_000, 128), (600_000, 192))
-_LARGEST_SIZE = 256
-_MOST_FIELD_BYTES = 2**29
+_SMALLEST_SIZE, _LARGEST_SIZE = 32, 256
+_MOST_FIELD_BYTES = 2**28
 _LABELS_A_TASK = 32
 _TRANSFORM_BYTES = 2**23
 
@@ -116,16 +118,23 @@ def is_one_point(clusters: Clusters) -> bool:
     return bool((low == high).all())
 
 
-def make_survey(clusters: Clusters, size: int | None, map_blocks: BlockMap) -> Survey:
-    """Return the fields of all labels, on grids of `size` nodes a side or of what suits n."""
-    if size is None:
-        size = next((size for most, size in _SIZES if clusters.n <= most), _LARGEST_SIZE)
-    counts = clusters.counts
+def suitable_size(clusters: Clusters) -> int | None:
+    """Return the nodes along each side that suit cells and labels; None if all pairs cost less."""
+    n, n_labels = clusters.n, clusters.n_labels
+    size = next((size for most, size in _SIZES if n <= most), _LARGEST_SIZE)
+    # Smaller grids if there are too many labels for memory.
+    most = int(np.sqrt(_MOST_FIELD_BYTES / (8.0 * n_labels))) // 8 * 8
+    size = max(_SMALLEST_SIZE, min(size, most))
+    n_fields = np.count_nonzero(_is_field(clusters, size))
+    cost = n_fields * transform_cost(size) + n * _CELL_S
+    cost += n * (n_fields * _GATHER_S + (n_labels - n_fields) * _SUM_S)
+    return size if cost < n * n / PAIRS_PER_S else None
+
+
+def make_survey(clusters: Clusters, size: int, map_blocks: BlockMap) -> Survey:
+    """Return the fields of all labels that have many cells, on grids of `size` nodes a side."""
     cost = transform_cost(size)
-    is_field = counts * (clusters.n / PAIRS_PER_S) > cost
-    most = max(1, _MOST_FIELD_BYTES // (8 * size**2))
-    if np.count_nonzero(is_field) > most:
-        is_field &= counts > np.sort(counts)[-most - 1]
+    is_field = _is_field(clusters, size)
     columns = np.concatenate([np.flatnonzero(is_field), np.flatnonzero(~is_field)])
     n_fields = int(np.count_nonzero(is_field))
     grids, n_deepest = _occupied_grids(clusters, size)
@@ -138,6 +147,16 @@ def make_survey(clusters: Clusters, size: int | None, map_blocks: BlockMap) -> S
         if level + 1 < len(grids):
             ring.append(_nodes(sheet._replace(with_deeper=False), columns[:n_fields], map_blocks))
     return Survey(clusters, columns, n_fields, grids, size, tuple(inner), tuple(ring))
+
+
+def _is_field(clusters: Clusters, size: int) -> NDArray[np.bool_]:
+    """Say of each label whether its field costs less than the sums of all cells to it."""
+    counts = clusters.counts
+    is_field = clusters.n * (counts / PAIRS_PER_S + _SUM_S) > transform_cost(size)
+    most = max(1, _MOST_FIELD_BYTES // (8 * size**2))
+    if np.count_nonzero(is_field) > most:
+        is_field &= counts > np.sort(counts)[-most - 1]
+    return is_field
 
 
 class _Sheet(NamedTuple):
