@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from benchmarks.figures import Figure, tell
-from medl_scale.evaluate.features import Features, know_batches
-from medl_scale.evaluate.forest import ForestSettings, forest_predictions
-from medl_scale.evaluate.trees import forest_seconds
+from medl_scale.evaluate.forests.features import Features, know_batches
+from medl_scale.evaluate.forests.forest import ForestSettings, forest_predictions
+from medl_scale.evaluate.forests.trees import forest_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

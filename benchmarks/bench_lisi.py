@@ -20,8 +20,8 @@ import pandas as pd
 
 from benchmarks.figures import Figure, tell
 from benchmarks.latents import make_latent
-from medl_scale.evaluate.lisi import ilisi, lisi_of_latent
-from medl_scale.evaluate.neighbours import LISI_NEIGHBOURS, nearest_neighbours
+from medl_scale.evaluate.neighbours.lisi import ilisi, lisi_of_latent
+from medl_scale.evaluate.neighbours.neighbours import LISI_NEIGHBOURS, nearest_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,12 +17,18 @@ from medl_scale.errors import ScoreUndefinedError
 from medl_scale.evaluate.agreement import ari, cluster_by_kmeans, nmi
 from medl_scale.evaluate.backend import on_chosen
 from medl_scale.evaluate.blocks import map_here
-from medl_scale.evaluate.connectivity import graph_connectivity
 from medl_scale.evaluate.inputs import check_n_labels, encode_labels
-from medl_scale.evaluate.kbet import kbet
-from medl_scale.evaluate.kbet_per_label import kbet_per_label
-from medl_scale.evaluate.lisi import clisi, ilisi, lisi_of_latent, scale_clisi, scale_ilisi
-from medl_scale.evaluate.neighbours import (
+from medl_scale.evaluate.neighbours.connectivity import graph_connectivity
+from medl_scale.evaluate.neighbours.kbet import kbet
+from medl_scale.evaluate.neighbours.kbet_per_label import kbet_per_label
+from medl_scale.evaluate.neighbours.lisi import (
+    clisi,
+    ilisi,
+    lisi_of_latent,
+    scale_clisi,
+    scale_ilisi,
+)
+from medl_scale.evaluate.neighbours.neighbours import (
     CONNECTIVITY_NEIGHBOURS,
     KBET_NEIGHBOURS,
     LISI_NEIGHBOURS,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medl_scale.evaluate.classification import PROTOCOLS, classify
-from medl_scale.evaluate.forest import ForestSettings
-from medl_scale.evaluate.trees import forest_seconds
-from medl_scale.evaluate.verdicts import give_verdicts
+from medl_scale.evaluate.forests.classification import PROTOCOLS, classify
+from medl_scale.evaluate.forests.forest import ForestSettings
+from medl_scale.evaluate.forests.trees import forest_seconds
+from medl_scale.evaluate.forests.verdicts import give_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medl_scale.config import EvaluateConfig
     from medl_scale.evaluate.blocks import BlockMap
     from medl_scale.evaluate.budget import Budget
-    from medl_scale.evaluate.classification import Answer, Protocol
+    from medl_scale.evaluate.forests.classification import Answer, Protocol
     from medl_scale.pipeline.subjects import Fold, Subject
     from medl_scale.progress import Progress
 

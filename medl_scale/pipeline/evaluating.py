@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.evaluate.blocks import BlockMap
-    from medl_scale.evaluate.classification import Answer
+    from medl_scale.evaluate.forests.classification import Answer
     from medl_scale.evaluate.score import Score
     from medl_scale.pipeline.run import Run
     from medl_scale.pipeline.subjects import Fold, Subject

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from medl_scale.evaluate.lisi import HARMONY_NEIGHBOURS, lisi
-from medl_scale.evaluate.neighbours import nearest_neighbours
+from medl_scale.evaluate.neighbours.lisi import HARMONY_NEIGHBOURS, lisi
+from medl_scale.evaluate.neighbours.neighbours import nearest_neighbours
 from medl_scale.seeds import Purpose, framework_seed, generator
 
 if TYPE_CHECKING:

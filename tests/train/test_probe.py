@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medl_scale.evaluate.lisi import ilisi
-from medl_scale.evaluate.neighbours import nearest_neighbours
+from medl_scale.evaluate.neighbours.lisi import ilisi
+from medl_scale.evaluate.neighbours.neighbours import nearest_neighbours
 from medl_scale.train.probe import probe_batch
 
 

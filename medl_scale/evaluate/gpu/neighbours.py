@@ -13,13 +13,13 @@ import numpy as np
 
 from medl_scale.evaluate.backend import choose_backend
 from medl_scale.evaluate.blocks import row_blocks
-from medl_scale.evaluate.neighbours import (
+from medl_scale.evaluate.neighbours.neighbours import (
     SAMPLE_SIZE,
     ExactSample,
     Neighbours,
     check_neighbours,
 )
-from medl_scale.evaluate.search import find, prepare
+from medl_scale.evaluate.neighbours.search import find, prepare
 from medl_scale.seeds import Purpose, generator
 
 if TYPE_CHECKING:
