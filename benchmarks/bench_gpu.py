@@ -21,7 +21,7 @@ from benchmarks.latents import make_latent
 from medl_scale.evaluate.backend import gpu_problem
 from medl_scale.evaluate.blocks import row_blocks
 from medl_scale.evaluate.inputs import encode_labels
-from medl_scale.evaluate.layout import sort_by_label
+from medl_scale.evaluate.silhouettes.layout import sort_by_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable

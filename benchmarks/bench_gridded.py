@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.figures import Figure, tell
 from benchmarks.latents import make_latent
-from medl_scale.evaluate.gridded import gridded_samples
 from medl_scale.evaluate.inputs import encode_labels
-from medl_scale.evaluate.layout import sort_by_label
+from medl_scale.evaluate.silhouettes.gridded import gridded_samples
+from medl_scale.evaluate.silhouettes.layout import sort_by_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.latents import Kind
-    from medl_scale.evaluate.gridded import GriddedResult
-    from medl_scale.evaluate.layout import Clusters
+    from medl_scale.evaluate.silhouettes.gridded import GriddedResult
+    from medl_scale.evaluate.silhouettes.layout import Clusters
 
 N_CHECKED = 2000
 OVER_SCIKIT_LEARN, OVER_SCIB_METRICS, OVER_EXTRAPOLATED = 20.0, 30.0, 500.0

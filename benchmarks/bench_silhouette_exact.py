@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks.figures import Figure, tell
 from benchmarks.latents import make_latent
-from medl_scale.evaluate.brute import brute_samples
 from medl_scale.evaluate.inputs import encode_labels
-from medl_scale.evaluate.layout import sort_by_label
-from medl_scale.evaluate.pruned import pruned_samples
+from medl_scale.evaluate.silhouettes.brute import brute_samples
+from medl_scale.evaluate.silhouettes.layout import sort_by_label
+from medl_scale.evaluate.silhouettes.pruned import pruned_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.latents import Kind
-    from medl_scale.evaluate.exact import ExactResult
+    from medl_scale.evaluate.silhouettes.exact import ExactResult
 
 METHODS = {"brute": brute_samples, "pruned": pruned_samples}
 MOST_ERROR = 1e-5

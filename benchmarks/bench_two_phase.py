@@ -18,10 +18,10 @@ import numpy as np
 from benchmarks.figures import Figure, tell
 from benchmarks.latents import make_latent
 from medl_scale.evaluate.inputs import encode_labels
-from medl_scale.evaluate.layout import sort_by_label
-from medl_scale.evaluate.pruned import pruned_samples
-from medl_scale.evaluate.subclusters import build_subclusters
-from medl_scale.evaluate.two_phase import two_phase
+from medl_scale.evaluate.silhouettes.layout import sort_by_label
+from medl_scale.evaluate.silhouettes.pruned import pruned_samples
+from medl_scale.evaluate.silhouettes.subclusters import build_subclusters
+from medl_scale.evaluate.silhouettes.two_phase import two_phase
 
 if TYPE_CHECKING:
     from benchmarks.latents import Kind

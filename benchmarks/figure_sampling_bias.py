@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.latents import make_latent
-from medl_scale.evaluate.silhouette import silhouette_score
+from medl_scale.evaluate.silhouettes.silhouette import silhouette_score
 from medl_scale.store.atomic import atomic_file
 
 OUTPUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "sampling_bias"

@@ -36,8 +36,8 @@ from medl_scale.evaluate.neighbours.neighbours import (
     nearest_neighbours,
 )
 from medl_scale.evaluate.separation import calinski_harabasz, inverse_davies_bouldin
-from medl_scale.evaluate.silhouette import silhouette_score
-from medl_scale.evaluate.silhouette_batch import bras, silhouette_batch
+from medl_scale.evaluate.silhouettes.silhouette import silhouette_score
+from medl_scale.evaluate.silhouettes.silhouette_batch import bras, silhouette_batch
 from medl_scale.seeds import Purpose, generator
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Which labels can matter to a block of queries: a bound of every mean distance from a few moments.
 
-The bounds are those of `medl_scale.evaluate.subclusters`, of whole labels. A label that is left out is
+The bounds are those of `medl_scale.evaluate.silhouettes.subclusters`, of whole labels. A label that is left out is
 farther than another for certain, so that silhouettes do not change by a single bit.
 """
 

@@ -14,8 +14,6 @@ import numpy as np
 
 from medl_scale.evaluate.backend import choose_backend
 from medl_scale.evaluate.blocks import BlockMap, map_here, row_blocks
-from medl_scale.evaluate.distance_sums import absolute_rounding, relative_rounding
-from medl_scale.evaluate.exact import ExactResult, silhouettes_from_sums
 from medl_scale.evaluate.gpu.bounds import labels_in_reach
 from medl_scale.evaluate.gpu.device import CudaDevice
 from medl_scale.evaluate.gpu.plan import (
@@ -26,14 +24,16 @@ from medl_scale.evaluate.gpu.plan import (
     segments_of,
     shards_of,
 )
-from medl_scale.evaluate.subclusters import build_subclusters
+from medl_scale.evaluate.silhouettes.distance_sums import absolute_rounding, relative_rounding
+from medl_scale.evaluate.silhouettes.exact import ExactResult, silhouettes_from_sums
+from medl_scale.evaluate.silhouettes.subclusters import build_subclusters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.evaluate.gpu.device import Device
     from medl_scale.evaluate.gpu.plan import Kernel
-    from medl_scale.evaluate.layout import Clusters
+    from medl_scale.evaluate.silhouettes.layout import Clusters
 
 __all__ = ["LabelSums", "gpu_samples", "label_moments", "sum_on"]
 

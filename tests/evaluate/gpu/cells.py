@@ -4,7 +4,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from medl_scale.evaluate.inputs import encode_labels
-from medl_scale.evaluate.layout import sort_by_label
+from medl_scale.evaluate.silhouettes.layout import sort_by_label
 
 KINDS = (
     "blobs",

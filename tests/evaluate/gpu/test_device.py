@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from medl_scale.evaluate.brute import brute_samples
 from medl_scale.evaluate.gpu.plan import kernel_for
 from medl_scale.evaluate.gpu.silhouette import (
     gpu_samples,
     label_moments,
     sum_on,
 )
-from medl_scale.evaluate.layout import Clusters
+from medl_scale.evaluate.silhouettes.brute import brute_samples
+from medl_scale.evaluate.silhouettes.layout import Clusters
 from tests.evaluate.gpu.cells import KINDS, draw_cells, sorted_cells
 
 pytestmark = pytest.mark.gpu

@@ -6,13 +6,13 @@ from sklearn.metrics import silhouette_samples
 
 from medl_scale.errors import MissingExtraError
 from medl_scale.evaluate.backend import gpu_problem
-from medl_scale.evaluate.distance_sums import absolute_rounding, relative_rounding
-from medl_scale.evaluate.exact import silhouettes_from_sums
 from medl_scale.evaluate.gpu.silhouette import (
     gpu_samples,
     label_moments,
     sum_on,
 )
+from medl_scale.evaluate.silhouettes.distance_sums import absolute_rounding, relative_rounding
+from medl_scale.evaluate.silhouettes.exact import silhouettes_from_sums
 from tests.evaluate.gpu.cells import KINDS, draw_cells, sorted_cells, sums_by_pairs
 from tests.evaluate.gpu.host import HostDevice
 
