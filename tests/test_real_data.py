@@ -7,6 +7,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -205,3 +206,78 @@ def test_forty_donors_run_through(fitted):
         summary, latents = fitted("onek1k", model, max_epochs=10)
         assert all(np.isfinite(latent).all() for latent in latents.values())
         assert summary.relative_error < 1.0
+
+
+@pytest.mark.slow  # trains, and scores 12,811 cells by scikit-learn, scib-metrics and harmonypy
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")  # scib-metrics and what it loads warn of many things
+def test_figures_of_aml_latents_equal_those_of_the_libraries_that_define_them(fitted, atlas_of):
+    import scib_metrics
+    from harmonypy import compute_lisi
+    from scib_metrics.nearest_neighbors import NeighborsResults
+    from sklearn import metrics
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    from medl_scale import evaluate
+
+    path = atlas_of("aml")
+    columns, split = read_columns(path), describe(path).split(0)
+    batches, labels = columns.batch_codes, columns.label_codes
+    train = np.concatenate([np.arange(rows.start, rows.stop) for rows in split.train])
+    _, random = fitted("aml", "re", max_epochs=3)
+    _, linear = fitted("aml", "pca")
+    for key, latent in (random | {"X_pca": linear["X_pca"]}).items():
+        exact = latent.astype(np.float64) - latent.mean(axis=0, dtype=np.float64)
+        for groups in (batches, labels):
+            ours = evaluate.silhouette_samples(latent, groups)
+            theirs = metrics.silhouette_samples(exact, groups)
+            assert np.abs(np.asarray(ours) - theirs).max() <= 1e-5, key
+            assert abs(ours.value - theirs.mean()) <= ours.error + 1e-12
+            for mine, reference in (
+                (evaluate.calinski_harabasz, metrics.calinski_harabasz_score),
+                (evaluate.davies_bouldin, metrics.davies_bouldin_score),
+            ):
+                assert float(mine(latent, groups)) == pytest.approx(
+                    reference(exact, groups), rel=1e-9
+                )
+
+        near = evaluate.nearest_neighbours(latent, 90)
+        frame = pd.DataFrame({"batch": batches.astype(str)})
+        harmony = compute_lisi(exact, frame, ["batch"], 30)[:, 0]
+        assert np.median(np.abs(evaluate.lisi(near, batches) - harmony)) <= 1e-9
+        near = evaluate.nearest_neighbours(latent, 89)
+        # scib-metrics counts the cell itself among its neighbours.
+        own = np.arange(len(latent))[:, None]
+        theirs = NeighborsResults(
+            indices=np.hstack([own, near.indices]),
+            distances=np.hstack([np.zeros((len(latent), 1)), near.distances]),
+        )
+        pairs = {
+            "ilisi_knn": (evaluate.ilisi_knn(near, batches), (theirs, batches)),
+            "clisi_knn": (evaluate.clisi_knn(near, labels), (theirs, labels)),
+            "graph_connectivity": (evaluate.graph_connectivity(near, labels), (theirs, labels)),
+            "silhouette_label": (evaluate.silhouette_label(latent, labels), (latent, labels)),
+            "silhouette_batch": (
+                evaluate.silhouette_batch(latent, labels, batches),
+                (latent, labels, batches),
+            ),
+            "bras": (evaluate.bras(latent, labels, batches), (latent, labels, batches)),
+        }
+        for name, (ours, arguments) in pairs.items():
+            reference = float(getattr(scib_metrics, name)(*arguments))
+            assert float(ours) == pytest.approx(reference, abs=1e-4), (key, name)
+        kbet, _, _ = scib_metrics.kbet(theirs, batches)
+        assert float(evaluate.kbet(near, batches)) == pytest.approx(float(kbet), abs=1e-3)
+
+        ours = evaluate.forest_accuracy(
+            latent[train], labels[train], latent[split.test], labels[split.test]
+        )
+        scaler = StandardScaler().fit(latent[train])
+        forest = RandomForestClassifier(100, random_state=42, n_jobs=2)
+        forest.fit(scaler.transform(latent[train]), labels[train])
+        said = forest.predict(scaler.transform(latent[split.test]))
+        assert ours.accuracy == np.mean(said == labels[split.test])
+        assert ours.balanced_accuracy == pytest.approx(
+            balanced_accuracy_score(labels[split.test], said)
+        )
