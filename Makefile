@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
 	@touch $@
 
-# Simulate an atlas, prepare it, fit ME, FE and RE, and leave latents, a table and a picture.
+# Simulate an atlas, prepare it, fit ME, FE, RE and PCA, score them: latents, tables, a picture.
 demo: $(READY)
 	rm -rf demo
 	$(BIN)/medl-scale simulate demo/counts.h5ad --cells 20000 --genes 3000 --batches 12 --labels 8
@@ -25,8 +25,9 @@ demo: $(READY)
 	$(BIN)/medl-scale fit demo/atlas.zarr -o demo/run --max-epochs 40
 	$(BIN)/medl-scale info demo/atlas.zarr
 
+# Two processes: most of the time goes into starting frameworks, which takes one core each.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -106,8 +106,8 @@ def test_settings_of_prepare_survive_the_way_through_a_file():
 def test_files_have_a_section_a_command(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text("[prepare]\nbatch_key = 'donor'\n")
-    assert read_sections(path) == {"prepare": {"batch_key": "donor"}, "fit": {}}
-    assert read_sections(None) == {"prepare": {}, "fit": {}}
+    assert read_sections(path) == {"prepare": {"batch_key": "donor"}, "fit": {}, "evaluate": {}}
+    assert read_sections(None) == {"prepare": {}, "fit": {}, "evaluate": {}}
     path.write_text("[model]\nn_latent = 3\n")
     with pytest.raises(
         ConfigError, match=r"holds 'model', which is no section of settings\. Section"

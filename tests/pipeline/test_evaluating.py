@@ -111,6 +111,19 @@ def test_unlabelled_cells_are_left_out_of_figures_of_labels_only(cells):
     assert float(only["value"].iloc[0]) == table.loc[table["metric"] == "cLISI", "value"].iloc[0]
 
 
+def test_an_atlas_is_scored_on_all_its_cells_with_the_keys_it_was_prepared_by(made, tmp_path):
+    scores = evaluate(made.atlas, use_rep=("me", "pca"), output=tmp_path / "s.csv", **CHEAP)
+    assert set(scores.table["space"]) == {"X_medl_me", "X_pca"}
+    assert set(scores.table["of"]) == {"batch", "cell_type"}
+    assert set(scores.table["split"]) == {"all"}
+    assert set(scores.table["n"]) == {describe(made.atlas).n_obs}
+    test = evaluate(
+        made.atlas, use_rep="me", split="test", output=tmp_path / "t.csv", **CHEAP
+    ).table
+    run = evaluate(made.run, use_rep="me", output=tmp_path / "r.csv", **CHEAP).table
+    pd.testing.assert_series_equal(test["value"], run["value"])
+
+
 def test_without_labels_the_figures_of_batches_remain_and_a_note_says_why(cells):
     scores = evaluate(cells, batch_key="donor", metrics=("ASW", "nmi", "kbet"), **QUIET)
     assert set(scores.table["of"]) == {"donor"}

@@ -137,6 +137,28 @@ def test_the_certificate_holds_for_any_latent(kind, seed, n_labels, size, tol, e
     assert result.bounds.max() <= tol
 
 
+@pytest.mark.slow  # thousands of cases: minutes
+@pytest.mark.timeout(1800)
+def test_the_certificate_is_never_violated_over_thousands_of_random_cases():
+    random = np.random.default_rng(20261120)
+    worst = 0.0
+    for case in range(3_000):
+        kind, n_labels = KINDS[case % len(KINDS)], int(random.integers(2, 12))
+        latent, labels = adversary(kind, int(random.integers(100, 1_200)), n_labels, case)
+        latent = latent * 10.0 ** random.integers(-8, 16)
+        result = gridded_samples(
+            clusters_of(latent, labels),
+            tol=float(10.0 ** random.uniform(-5, -0.5)),
+            size=int(2 ** random.integers(4, 8)),
+        )
+        excess = errors_of(result, latent, labels) - result.bounds
+        assert excess.max() <= 1e-12, (case, kind)
+        used = errors_of(result, latent, labels) / np.maximum(result.bounds, 1e-9)
+        worst = max(worst, float(used.max()))
+    # Cases that come near their bound show that the bound is not merely huge.
+    assert worst > 0.2
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_float32_latents_far_from_the_origin_are_as_certain(offset):
     latent, labels = blobs(4000, 5)
