@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numba
 import numpy as np
 
 from medl_scale.config import METRIC_GROUPS
@@ -17,6 +18,7 @@ from medl_scale.errors import ScoreUndefinedError
 from medl_scale.evaluate.agreement import ari, cluster_by_kmeans, nmi
 from medl_scale.evaluate.backend import on_chosen
 from medl_scale.evaluate.blocks import map_here
+from medl_scale.evaluate.budget import Budget, OutOfTimeError
 from medl_scale.evaluate.inputs import check_n_labels, encode_labels
 from medl_scale.evaluate.neighbours.connectivity import graph_connectivity
 from medl_scale.evaluate.neighbours.kbet import kbet
@@ -35,6 +37,7 @@ from medl_scale.evaluate.neighbours.neighbours import (
     Neighbours,
     nearest_neighbours,
 )
+from medl_scale.evaluate.neighbours.search import search_seconds
 from medl_scale.evaluate.separation import calinski_harabasz, inverse_davies_bouldin
 from medl_scale.evaluate.silhouettes.silhouette import silhouette_score
 from medl_scale.evaluate.silhouettes.silhouette_batch import bras, silhouette_batch
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
 
     from medl_scale.config import Backend
     from medl_scale.evaluate.blocks import BlockMap
-    from medl_scale.evaluate.budget import Budget
     from medl_scale.evaluate.score import Score
 
     type Figures = dict[tuple[str, Of], Callable[[], Score]]
@@ -60,6 +62,8 @@ PAPER_CELLS = 10_000
 _MOST_KEPT = 1_000_000
 """Beyond so many cells LISI lets its neighbours go block by block: they are a kilobyte a cell."""
 _MOST_SPECTRAL = 50_000
+_SHARED = 10.0
+"""Figures that neighbours serve, and may take the time of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a latent, or why there is none."""
+    """One figure of a latent, or else why there is none."""
 
     metric: str
     of: Of
@@ -138,7 +142,9 @@ def score_latent(cells: Cells, options: Options, budget: Budget) -> Iterator[Fig
         try:
             yield Figure(metric, of, make())
         except ScoreUndefinedError as error:
-            yield Figure(metric, of, None, str(error))
+            yield Figure(metric, of, None, f"undefined: {error}")
+        except OutOfTimeError as error:
+            yield Figure(metric, of, None, f"left out: {error}")
         budget.count_one()
 
 
@@ -259,6 +265,7 @@ class _Battery:
         if of not in self._lisis:
             cells, groups = self._groups(of)
             if len(cells.latent) > _MOST_KEPT:
+                self._check_time(cells)
                 found = lisi_of_latent(
                     cells.latent,
                     {of: groups},
@@ -290,9 +297,8 @@ class _Battery:
         """Return kBET per label, unless there is little time: it takes a spectrum of every label."""
         latent, labels, batches = self._labels_and_batches()
         if len(latent) > _MOST_SPECTRAL and self.budget.share() is not None:
-            raise ScoreUndefinedError(
-                f"left out, because it takes long for {len(latent):,} cells; ask for it without "
-                "--max-seconds"
+            raise OutOfTimeError(
+                f"it takes long for {len(latent):,} cells; ask for it without --max-seconds"
             )
         return kbet_per_label(self.labelled_neighbours.first(KBET_NEIGHBOURS), batches, labels)
 
@@ -345,8 +351,20 @@ class _Battery:
             "map_blocks": self.options.map_blocks,
         }
 
+    def _check_time(self, cells: Cells) -> None:
+        """Raise unless there is time to find the neighbours of cells."""
+        n, d = cells.latent.shape
+        expected = search_seconds(n, d, numba.get_num_threads())
+        allowed = self.budget.share(_SHARED)
+        if allowed is not None and expected > allowed:
+            raise OutOfTimeError(
+                f"the neighbours of {n:,} cells take about {expected:,.0f} s, and {allowed:,.0f} s are "
+                "left for them; allow more with --max-seconds"
+            )
+
     def _neighbours_in(self, cells: Cells) -> Neighbours:
         """Return as many neighbours of every cell as figures need that are made from kept ones."""
+        self._check_time(cells)
         options = self.options
         kept = KBET_NEIGHBOURS if len(cells.latent) > _MOST_KEPT else LISI_NEIGHBOURS
 

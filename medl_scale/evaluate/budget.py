@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import time
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "OutOfTimeError"]
+
+
+class OutOfTimeError(Exception):
+    """A figure takes longer than it may, and cannot be had more cheaply."""
 
 
 class Budget:
@@ -19,14 +23,17 @@ class Budget:
         """Return the seconds that are left."""
         return max(0.0, self.ends - time.perf_counter())
 
-    def share(self) -> float | None:
+    def share(self, figures: float = 4.0) -> float | None:
         """Return the seconds that the next figure may take, None for no limit.
 
-        Most take next to nothing, so one may have as much as four of them.
+        Parameters
+        ----------
+        figures
+            As much as so many of those to come. Most take next to nothing.
         """
         if math.isinf(self.ends):
             return None
-        return max(0.1, self.left() * min(1.0, 4.0 / max(1, self.n_figures)))
+        return max(0.1, self.left() * min(1.0, figures / max(1, self.n_figures)))
 
     def count_one(self) -> None:
         """Note that a figure is done."""

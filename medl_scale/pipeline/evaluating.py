@@ -163,6 +163,7 @@ class _Evaluation:
         self._score_latents()
         answers = self._classify() if self.chosen & set(METRIC_GROUPS["forest"]) else []
         verdicts = tuple(verdicts_of(answers))
+        self.notes += self._missing()
         for note in self.notes:
             self.progress.note(note)
         # None where there is no figure, which for numbers is NaN.
@@ -226,6 +227,17 @@ class _Evaluation:
             answers += found
         return answers
 
+    def _missing(self) -> list[str]:
+        """Return which figures there are not, and why, once for all latents."""
+        missing: dict[tuple[str, str], list[str]] = {}
+        for row in self.rows:
+            if row["value"] is None:
+                missing.setdefault((row["metric"], row["of"]), []).append(row["method"])
+        return [
+            f"{metric} of {of}, {len(reasons)} times: {reasons[0]}."
+            for (metric, of), reasons in missing.items()
+        ]
+
     def _codes(self, key: str | None) -> NDArray[np.int32] | None:
         """Return a column as codes."""
         if key is None:
@@ -256,7 +268,7 @@ class _Evaluation:
                 "kind": None if score is None else score.kind,
                 "confidence": None if score is None else score.confidence,
                 "n": len(fold.scored) if score is None else score.n,
-                "method": f"undefined: {reason}" if score is None else score.method,
+                "method": reason if score is None else score.method,
                 "seconds": None if score is None else round(score.seconds, 3),
             }
         )

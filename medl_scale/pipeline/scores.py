@@ -29,7 +29,7 @@ class Scores:
     table: pd.DataFrame
     """One row per latent, fold and metric: `space`, `fold`, `split`, `metric`, `of` (the column of obs
     whose groups are meant), `value`, `error`, `kind`, `confidence`, `n`, `method`, `seconds`. The value
-    is NaN where a score is undefined, and `method` then says why."""
+    is NaN where a score is undefined or was left out for want of time, and `method` then says why."""
     verdicts: tuple[str, ...]
     """What the forests' figures mean, in words."""
     notes: tuple[str, ...]

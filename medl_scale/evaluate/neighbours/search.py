@@ -27,6 +27,7 @@ __all__ = [
     "choose_method",
     "find",
     "prepare",
+    "search_seconds",
 ]
 
 ExactMethod = Literal["tree", "tiles"]
@@ -77,12 +78,25 @@ class ExactSearch:
 
 def choose_method(n: int, d: int) -> ExactMethod | Literal["pynndescent"]:
     """Return the exact way that is cheaper, or `pynndescent` where that is cheaper by far."""
-    tree = n * _TREE_CELL_S * _TREE_GROWTH ** min(d - 2, 60)
-    tiles = n * (_TILES_CELL_S + _TILES_CELL_AXIS_S * d)
-    tiles += float(n) ** 2 * (_TILES_PAIR_S + _TILES_PAIR_AXIS_S * d)
+    tree, tiles = _exact_costs(n, d)
     if min(tree, tiles) > max(_PATIENCE_S, n * _DESCENT_CELL_S):
         return "pynndescent"
     return "tree" if tree <= tiles else "tiles"
+
+
+def search_seconds(n: int, d: int, n_threads: int) -> float:
+    """Return roughly how many seconds the neighbours of n cells take, found as `choose_method` says."""
+    if choose_method(n, d) == "pynndescent":
+        return n * _DESCENT_CELL_S
+    return min(_exact_costs(n, d)) / n_threads
+
+
+def _exact_costs(n: int, d: int) -> tuple[float, float]:
+    """Return CPU seconds that exact neighbours take by the tree and by tiles, roughly."""
+    tree = n * _TREE_CELL_S * _TREE_GROWTH ** min(d - 2, 60)
+    tiles = n * (_TILES_CELL_S + _TILES_CELL_AXIS_S * d)
+    tiles += float(n) ** 2 * (_TILES_PAIR_S + _TILES_PAIR_AXIS_S * d)
+    return tree, tiles
 
 
 def prepare(latent: NDArray[Any], n_neighbours: int, method: ExactMethod) -> ExactSearch:
