@@ -69,8 +69,8 @@ def draw(table: pd.DataFrame, n: int, d: int, path: Path) -> None:
         at = means.get(PUBLISHED)
         if at is not None:
             axis.annotate(
-                f"{at:+.3f}", (PUBLISHED, at), xytext=(0, -16), textcoords="offset points",
-                ha="center", fontsize=9,
+                f"{at:+.3f}", (PUBLISHED, at), xytext=(9, -12), textcoords="offset points",
+                ha="left", fontsize=9,
             )  # fmt: skip
         axis.set_title(f"{title}\nall {n:,} cells: {full:.3f}", fontsize=10)
         axis.set_xscale("log")
