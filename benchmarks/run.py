@@ -84,6 +84,9 @@ SCRIPTS = (
     Script("two_phase", ("--quick",), own_figures),
     Script("lisi", ("--quick",), own_figures),
     Script("forest", ("--quick",), own_figures),
+    Script("project", ("--quick",), own_figures),
+    Script("sketch", ("--quick",), own_figures),
+    Script("genomap", ("--quick",), own_figures),
 )
 
 

@@ -17,13 +17,17 @@ __all__ = [
     "HvgFlavor",
     "InputUnits",
     "Join",
+    "LayoutMethod",
     "ModelConfig",
     "PrepareConfig",
     "Preset",
+    "ProjectConfig",
+    "ProjectedUnits",
     "Protocol",
     "RunConfig",
     "ScoredSplit",
     "StreamConfig",
+    "SwitchedSides",
     "TrainConfig",
 ]
 
@@ -61,6 +65,9 @@ Backend = Literal["auto", "cpu", "gpu"]
 InputUnits = Literal["counts", "lognorm", "log2p1"]
 HvgFlavor = Literal["seurat", "cell_ranger", "seurat_v3"]
 Join = Literal["inner", "outer"]
+LayoutMethod = Literal["map2d", "genomap"]
+ProjectedUnits = Literal["lognorm", "model"]
+SwitchedSides = Literal["both", "decoder"]
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -315,6 +322,43 @@ class EvaluateConfig:
         return frozenset(
             metric for name in self.metrics for metric in METRIC_GROUPS.get(name, (name,))
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectConfig:
+    """How chosen cells are decoded as if they came from other batches."""
+
+    model: str = "me"
+    """A model with random effects: `me`, or the published `re`."""
+    fold: int | None = None
+    """Whose model; None: the run's first fold."""
+    units: ProjectedUnits = "lognorm"
+    """`lognorm`: log-normalised expression; `model`: that times the run's scale, as networks see it."""
+    draws: int = 0
+    """Draws from the posterior of the effects, for a mean and a credible interval; 0: none."""
+    level: float = 0.95
+    """Probability that the credible interval holds."""
+    switch: SwitchedSides = "both"
+    """Which sides of `re` read the target batch: `both`, as published, or the `decoder` alone, and the
+    encoder the cell's own. The encoder of `me` reads no batch."""
+    with_reconstructions: bool = True
+    """Add what was measured, and what the model and the run's FE and AE reconstruct of each cell."""
+    seed: int = 0
+    max_bytes: int | None = None
+    """The largest projection to make; None: 4 GiB in memory, 64 GiB on disk."""
+
+    def __post_init__(self) -> None:
+        check_choice("model", self.model, MODELS)
+        check_choice("units", self.units, get_args(ProjectedUnits))
+        check_choice("switch", self.switch, get_args(SwitchedSides))
+        check_at_least("draws", self.draws, 0)
+        check_at_least("seed", self.seed, 0)
+        if self.draws == 1:
+            raise ConfigError("draws must be 0, or at least 2 for an interval; got 1. Try 50.")
+        if not 0 < self.level < 1:
+            raise ConfigError(f"level must be in (0, 1); got {self.level!r}.")
+        if self.max_bytes is not None:
+            check_at_least("max_bytes", self.max_bytes, 1)
 
 
 def _metric_names() -> str:

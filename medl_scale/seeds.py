@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     FOREST = 13
     KMEANS = 14
     PROTOCOL_SAMPLE = 15
+    POSTERIOR_DRAWS = 16
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

@@ -88,7 +88,8 @@ def test_prepare_is_measured_in_cells_per_core_second():
 
 
 SLOW = {
-    "fit", "memory", "prepare", "silhouette_exact", "gridded", "two_phase", "lisi", "forest",
+    "fit", "memory", "prepare", "silhouette_exact", "gridded", "two_phase", "lisi", "forest", "project",
+    "sketch", "genomap",
 }  # fmt: skip
 
 

@@ -5,6 +5,8 @@ options.py      options that several commands share
 preparing.py    simulate, prepare
 fitting.py      fit
 evaluating.py   evaluate
+projecting.py   project
+genomap.py      genomap
 describing.py   embed, info
 tables.py       results as tables
 """
@@ -15,13 +17,22 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
-from medl_scale.cli import describing, evaluating, fitting, preparing
+from medl_scale.cli import describing, evaluating, fitting, genomap, preparing, projecting
 from medl_scale.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["app", "describing", "evaluating", "fitting", "main", "preparing"]
+__all__ = [
+    "app",
+    "describing",
+    "evaluating",
+    "fitting",
+    "genomap",
+    "main",
+    "preparing",
+    "projecting",
+]
 
 
 def main(args: Sequence[str] | None = None) -> None:

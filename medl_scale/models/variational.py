@@ -51,7 +51,11 @@ class EffectTable:
     @property
     def scale(self) -> NDArray[np.float32]:
         """(2, n_batches, width) posterior s.d."""
-        softplus = np.logaddexp(0.0, self.untransformed.astype(np.float64))
+        return self.scale_of(slice(None))
+
+    def scale_of(self, batches: int | slice) -> NDArray[np.float32]:
+        """Return the posterior s.d. of a batch, (2, width), or of several, (2, n, width)."""
+        softplus = np.logaddexp(0.0, self.untransformed[:, batches].astype(np.float64))
         return (SCALE_FLOOR + softplus).astype(np.float32)
 
 

@@ -23,12 +23,17 @@ from medl_scale.train.fit_settings import limit_threads
 from medl_scale.train.fitted import MODEL_FILE, FittedNetwork, load_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from medl_scale.config import ProjectedUnits, SwitchedSides
+    from medl_scale.pipeline.cells import Cells
     from medl_scale.pipeline.scores import Scores
     from medl_scale.progress import Progress
+    from medl_scale.store.atlas import AtlasRef
     from medl_scale.train.fitted import FittedModel
 
 __all__ = ["ENVIRONMENT_FILE", "ERROR_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
@@ -237,6 +242,81 @@ class Run:
             raise ConfigError(f"'{batch}' is not a batch of the run. Batches: {', '.join(levels)}.")
         return posterior(effects[chosen], levels.index(batch))
 
+    def effects(
+        self,
+        model: str = "me",
+        *,
+        fold: int | None = None,
+        batches: Sequence[str] | None = None,
+        genes: Sequence[str] | None = None,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Return the output layer's random effects, one row per gene and batch.
+
+        Parameters
+        ----------
+        model
+            `me` or `re`.
+        fold
+            Whose model; the run's first fold by default.
+        batches, genes
+            Names to list; all by default.
+        level
+            Probability of the credible intervals, in (0, 1).
+
+        Returns
+        -------
+        DataFrame
+            `model`, `fold`, `gene`, `batch`, `n_cells`, and mean, `_sd`, `_lower`, `_upper` of `scale`,
+            `shift` and `move`; see `interpret.effect_tables.effect_rows`.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no random effects.
+        DataError
+            If there is no such batch or gene.
+        RunError
+            If the run has no such model or fold, or has not finished it.
+        """
+        from medl_scale.pipeline.effects import effect_table
+
+        return effect_table(self, model, fold, batches=batches, genes=genes, level=level)
+
+    def moved_genes(
+        self,
+        model: str = "me",
+        *,
+        fold: int | None = None,
+        batches: Sequence[str] | None = None,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Return all genes, those first that batches surely move most.
+
+        Parameters
+        ----------
+        model, fold, level
+            As for `effects`.
+        batches
+            Whose moves count; all by default. One name asks what that batch moves.
+
+        Returns
+        -------
+        DataFrame
+            One row per gene: `score` (moves and stretches, in s.d. of the gene, as far as their
+            credible intervals lie away from 0), `share` of variance between batches with its interval,
+            and the rest of `interpret.effect_tables.moved_genes`.
+
+        Raises
+        ------
+        ConfigError, DataError, RunError
+            As for `effects`.
+        """
+        from medl_scale.interpret.effect_tables import moved_genes
+        from medl_scale.pipeline.effects import run_effects
+
+        return moved_genes(run_effects(self, model, fold), batches=batches, level=level)
+
     def embed(
         self,
         adata: str | os.PathLike[str] | AnnData,
@@ -285,6 +365,89 @@ class Run:
             layer=layer,
             progress=as_progress(progress),
         )
+
+    def project(
+        self,
+        cells: Cells,
+        as_batch: str | Sequence[str],
+        *,
+        model: str = "me",
+        fold: int | None = None,
+        units: ProjectedUnits = "lognorm",
+        draws: int = 0,
+        level: float = 0.95,
+        switch: SwitchedSides = "both",
+        with_reconstructions: bool = True,
+        seed: int = 0,
+        atlas: AtlasRef | None = None,
+        max_bytes: int | None = None,
+        progress: bool | Progress = True,
+    ) -> AnnData:
+        """Return cells of the run's atlas as if they came from other batches.
+
+        Parameters
+        ----------
+        cells
+            A pandas query on the atlas' `obs`, such as `"cell_type == 'T' and donor == 'a'"`; names of
+            cells; positions; or one boolean per cell.
+        as_batch
+            Names of batches; `"all"`; or `"average"`, the population effect: random effects at zero.
+        model
+            `me`, or the published `re`.
+        fold
+            Whose model; the run's first fold by default. `obs["split"]` tells which cells it saw.
+        units
+            `"lognorm"`: log-normalised expression; `"model"`: as the network sees it.
+        draws
+            Draws from the posterior of the effects, at least 2, for an interval; 0 for none.
+        level
+            Probability that the credible interval holds the expression that the model would give if
+            it knew the effects. It is narrower than measured counts scatter.
+        switch
+            Sides of `re` that read the target batch: `"both"`, as published, or `"decoder"`.
+        with_reconstructions
+            Add what was measured, and the reconstructions by the model and the run's FE and AE.
+        seed
+            Of the draws.
+        atlas
+            The run's atlas, if it was moved or lies in memory.
+        max_bytes
+            The largest result; 4 GiB by default. `pipeline.projecting.write_projection` writes larger
+            ones to disk.
+
+        Returns
+        -------
+        AnnData
+            A cell's rows follow each other, told by `obs["kind"]`: `measured`; `reconstruction` (by
+            `obs["model"]`); then `as_if`, one for each of `as_batch`, in their order. `obs` also has
+            `cell`, `source_batch`, `target_batch`, `is_own_batch`, `label`, `split`, `atlas_row`. `X`
+            is by the posterior means; with draws, `layers` has `mean`, `lower` and `upper`, NaN where
+            nothing is drawn (rows that are not `as_if`, and `"average"`).
+
+        Raises
+        ------
+        ConfigError
+            If the model has no random effects, or the result is too large: it says how large.
+        DataError
+            If a batch or cell is unknown; those there are get listed.
+        RunError, AtlasError
+            If the model is not finished, or the atlas is not there or another.
+        """
+        from medl_scale.config import ProjectConfig
+        from medl_scale.pipeline.projecting import project
+
+        config = ProjectConfig(
+            model=model,
+            fold=fold,
+            units=units,
+            draws=draws,
+            level=level,
+            switch=switch,
+            with_reconstructions=with_reconstructions,
+            seed=seed,
+            max_bytes=max_bytes,
+        )
+        return project(self, cells, as_batch, config, atlas=atlas, progress=as_progress(progress))
 
 
 @lru_cache(maxsize=16)

@@ -75,8 +75,23 @@ class Engine(ABC):
         """Return (n_terms,) loss terms with moving statistics and posterior means."""
 
     @abstractmethod
-    def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return (m, n_latent) latents. A batch code of -1 takes the prior mean of the effects."""
+    def encode(
+        self, x: NDArray[np.float32], batch_codes: NDArray[np.int32], effects: Any = None
+    ) -> NDArray[np.float32]:
+        """Return (m, n_latent) latents. A batch code of -1 takes the prior mean of the effects.
+
+        With `effects` (from `place_effects`), codes are rows of these instead of the posterior means.
+        """
+
+    @abstractmethod
+    def decode(
+        self, latent: NDArray[np.float32], batch_codes: NDArray[np.int32], effects: Any = None
+    ) -> NDArray[np.float32]:
+        """Return (m, n_vars) expression; codes and `effects` as in `encode`."""
+
+    @abstractmethod
+    def place_effects(self, tables: Mapping[str, NDArray[np.float32]]) -> Any:
+        """Put the scales and shifts of every layer, (2, n, width) each, where the engine computes."""
 
     @abstractmethod
     def effect_tables(self) -> dict[str, EffectTable]:

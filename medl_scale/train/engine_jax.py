@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JaxEngine"]
 
+PAD = ((0, 0), (0, 1), (0, 0))
+"""One more row of zeros, which batch code -1 wraps round to."""
 ROW_BUCKET = 64
 """Present rows are padded to a multiple of this, so that few shapes are compiled."""
 
@@ -73,6 +75,7 @@ class JaxEngine(Engine):
         self._step = jax.jit(self._step_graph, donate_argnums=0)
         self._evaluate = jax.jit(self._evaluate_graph)
         self._encode = jax.jit(self._encode_graph)
+        self._decode = jax.jit(self._decode_graph)
 
     @override
     def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
@@ -93,8 +96,22 @@ class JaxEngine(Engine):
         return np.asarray(self._evaluate(self._state, _inputs(feeds)))
 
     @override
-    def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        return np.asarray(self._encode(self._state, x, batch_codes))
+    def encode(
+        self, x: NDArray[np.float32], batch_codes: NDArray[np.int32], effects: Any = None
+    ) -> NDArray[np.float32]:
+        return np.asarray(self._encode(self._state, x, batch_codes, effects))
+
+    @override
+    def decode(
+        self, latent: NDArray[np.float32], batch_codes: NDArray[np.int32], effects: Any = None
+    ) -> NDArray[np.float32]:
+        return np.asarray(self._decode(self._state, latent, batch_codes, effects))
+
+    @override
+    def place_effects(self, tables: Mapping[str, NDArray[np.float32]]) -> Any:
+        import jax.numpy as jnp
+
+        return {layer: jnp.pad(table, PAD) for layer, table in tables.items()}
 
     @override
     def effect_tables(self) -> dict[str, EffectTable]:
@@ -250,18 +267,31 @@ class JaxEngine(Engine):
         )
         return jnp.stack([terms[name] for name in self.network.reported])
 
-    def _encode_graph(self, state: State, x: Tensor, codes: Tensor) -> Tensor:
+    def _encode_graph(self, state: State, x: Tensor, codes: Tensor, effects: Any) -> Tensor:
         """Build the latents of a block."""
         values = {**state["model"], **state["statistics"]}
-        tables = self._mean_tables(state, self.network.encoder_effects)
+        tables = self._tables(state, self.network.encoder_effects, effects)
         return self.network.encode(values, x, gather_effects(tables, codes))
+
+    def _decode_graph(self, state: State, latent: Tensor, codes: Tensor, effects: Any) -> Tensor:
+        """Build the expression of a block of latents."""
+        values = {**state["model"], **state["statistics"]}
+        encoder = self.network.encoder_effects
+        layers = tuple(layer for layer in self.network.effect_widths if layer not in encoder)
+        tables = self._tables(state, layers, effects)
+        return self.network.decode(values, latent, gather_effects(tables, codes))
+
+    def _tables(self, state: State, layers: tuple[str, ...], effects: Any) -> dict[str, Tensor]:
+        """Return what was placed for some layers, or else the posterior means."""
+        if effects is None:
+            return self._mean_tables(state, layers)
+        return {layer: effects[layer] for layer in layers}
 
     def _mean_tables(self, state: State, layers: tuple[str, ...]) -> dict[str, Tensor]:
         """Return posterior means with one more row, zeros, for unknown batches."""
         import jax.numpy as jnp
 
-        pad = ((0, 0), (0, 1), (0, 0))
-        return {layer: jnp.pad(state["effects"][f"{layer}/loc"], pad) for layer in layers}
+        return {layer: jnp.pad(state["effects"][f"{layer}/loc"], PAD) for layer in layers}
 
 
 def _inputs(feeds: Feeds) -> Inputs:

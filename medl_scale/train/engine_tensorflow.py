@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorFlowEngine"]
 
+PAD = ((0, 0), (0, 1), (0, 0))
+"""One more row of zeros, which batch code -1 wraps round to."""
+
 
 class TensorFlowEngine(Engine):
     """See `Engine`.
@@ -72,8 +75,11 @@ class TensorFlowEngine(Engine):
         traced = partial(tf.function, autograph=False)
         self._step = traced(partial(self._step_graph), jit_compile=compiled)
         self._evaluate = traced(partial(self._evaluate_graph))
-        self._encode = traced(
-            partial(self._encode_graph), input_signature=self._signature_of_encoding()
+        encoder = network.encoder_effects
+        self._decoder_effects = tuple(x for x in network.effect_widths if x not in encoder)
+        self._encode = traced(partial(self._encode_graph), input_signature=self._signature(encoder))
+        self._decode = traced(
+            partial(self._decode_graph), input_signature=self._signature(self._decoder_effects)
         )
 
     @override
@@ -101,12 +107,29 @@ class TensorFlowEngine(Engine):
         return terms
 
     @override
-    def encode(self, x: NDArray[np.float32], batch_codes: NDArray[np.int32]) -> NDArray[np.float32]:
+    def encode(
+        self, x: NDArray[np.float32], batch_codes: NDArray[np.int32], effects: Any = None
+    ) -> NDArray[np.float32]:
         import tensorflow as tf
 
-        tables = self._mean_tables(self.network.encoder_effects)
+        tables = self._tables(self.network.encoder_effects, effects)
         latent = self._encode(tf.constant(x), tf.constant(batch_codes), tables)
         return np.asarray(latent)
+
+    @override
+    def decode(
+        self, latent: NDArray[np.float32], batch_codes: NDArray[np.int32], effects: Any = None
+    ) -> NDArray[np.float32]:
+        import tensorflow as tf
+
+        tables = self._tables(self._decoder_effects, effects)
+        return np.asarray(self._decode(tf.constant(latent), tf.constant(batch_codes), tables))
+
+    @override
+    def place_effects(self, tables: Mapping[str, NDArray[np.float32]]) -> Any:
+        import tensorflow as tf
+
+        return {layer: tf.constant(np.pad(table, PAD)) for layer, table in tables.items()}
 
     @override
     def effect_tables(self) -> dict[str, EffectTable]:
@@ -225,16 +248,24 @@ class TensorFlowEngine(Engine):
         values = {**self.model, **self.statistics}
         return self.network.encode(values, x, gather_effects(tables, codes))
 
-    def _signature_of_encoding(self) -> tuple[Any, ...]:
-        """Return the types of any number of cells, their codes and the encoder's effects."""
+    def _decode_graph(self, latent: Tensor, codes: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+        """Build the expression of a block of latents."""
+        values = {**self.model, **self.statistics}
+        return self.network.decode(values, latent, gather_effects(tables, codes))
+
+    def _signature(self, layers: tuple[str, ...]) -> tuple[Any, ...]:
+        """Return the types of any number of cells, their codes and the effects of some layers."""
         import tensorflow as tf
 
         widths = self.network.effect_widths
-        tables = {
-            layer: tf.TensorSpec((2, None, widths[layer]), tf.float32)
-            for layer in self.network.encoder_effects
-        }
+        tables = {layer: tf.TensorSpec((2, None, widths[layer]), tf.float32) for layer in layers}
         return tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((None,), tf.int32), tables
+
+    def _tables(self, layers: tuple[str, ...], effects: Any) -> dict[str, Tensor]:
+        """Return what was placed for some layers, or else the posterior means."""
+        if effects is None:
+            return self._mean_tables(layers)
+        return {layer: effects[layer] for layer in layers}
 
     def _mean_tables(self, layers: tuple[str, ...]) -> dict[str, Tensor]:
         """Return posterior means with one more row, zeros, which code -1 wraps round to."""
@@ -242,10 +273,9 @@ class TensorFlowEngine(Engine):
 
         if self.effects is None:
             return {}
-        pad = ((0, 0), (0, 1), (0, 0))
         for layer in layers:
             if layer not in self._padded:
-                self._padded[layer] = tf.constant(np.pad(self.effects.loc[layer], pad))
+                self._padded[layer] = tf.constant(np.pad(self.effects.loc[layer], PAD))
         return {layer: self._padded[layer] for layer in layers}
 
 

@@ -23,6 +23,7 @@ def record(case: small.Case, *, compiled: bool = False) -> dict[str, np.ndarray]
     found["evaluation"] = engine.evaluate(first)
     # The last cell is of a batch that the model does not know.
     found["latent"] = engine.encode(first.x, np.append(first.batch_codes[:-1], -1).astype(np.int32))
+    found["decoded"] = engine.decode(found["latent"], first.batch_codes)
     losses = []
     for step in range(N_STEPS):
         terms = engine.step(small.feeds(net, seed=5 + step), learning_rate=case.learning_rate)

@@ -367,7 +367,7 @@ def test_tensorflow_and_jax_agree_over_twenty_steps(records, name):
 
 @pytest.mark.parametrize("name", small.CASES)
 def test_tensorflow_and_jax_evaluate_and_encode_alike(records, name):
-    for quantity in ("evaluation", "latent"):
+    for quantity in ("evaluation", "latent", "decoded"):
         tensorflow, jax = (records[backend][f"{name}:{quantity}"] for backend in BACKENDS)
         np.testing.assert_allclose(jax, tensorflow, rtol=1e-5, atol=1e-5)
 

@@ -89,8 +89,18 @@ class Descent(Engine):
             return self._terms(feeds.x @ self.weights - feeds.batch_codes, feeds)
 
     @override
-    def encode(self, x: np.ndarray, batch_codes: np.ndarray) -> np.ndarray:
+    def encode(self, x: np.ndarray, batch_codes: np.ndarray, effects: Any = None) -> np.ndarray:
         return (x @ self.weights)[:, None]
+
+    @override
+    def decode(
+        self, latent: np.ndarray, batch_codes: np.ndarray, effects: Any = None
+    ) -> np.ndarray:
+        return latent * self.weights
+
+    @override
+    def place_effects(self, tables: Any) -> Any:
+        return tables
 
     @override
     def effect_tables(self) -> dict:
