@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import io
+import json
+import os
 import subprocess
 import sys
 import warnings
@@ -66,13 +69,26 @@ def medl_process(*args: object, cwd: Path | None = None) -> Ended:
 
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Simulate, prepare and fit as a user does, once a session; tests leave the files as they are."""
-    return _made_in(tmp_path_factory.getbasetemp() / "tiny")
+    base = tmp_path_factory.getbasetemp()
+    # The processes of one test session have folders beside each other, and share what is made.
+    return _made_in((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny")
 
 
 @functools.cache
 def _made_in(folder: Path) -> Made:
-    """Make the files in a folder."""
-    folder.mkdir()
+    """Make the files in a folder, unless another process has."""
+    printed = folder / "fit.json"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            folder.mkdir()
+            printed.write_text(json.dumps(_make(folder)))
+    fit = Ended(*json.loads(printed.read_text()))
+    return Made(folder / "raw.h5ad", folder / "atlas.zarr", folder / "runs" / "atlas", fit)
+
+
+def _make(folder: Path) -> Ended:
+    """Make the files; return how the fit ended."""
     sizes = ("--cells", N_CELLS, "--genes", N_GENES, "--batches", N_BATCHES, "--labels", N_LABELS)
     for ended in (
         medl("simulate", folder / "raw.h5ad", *sizes),
@@ -82,4 +98,4 @@ def _made_in(folder: Path) -> Made:
         ),
     ):
         assert ended.code == 0, ended.err
-    return Made(folder / "raw.h5ad", folder / "atlas.zarr", folder / "runs" / "atlas", fit)
+    return fit
