@@ -13,15 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
-from medl_scale.config import check_choice
+from medl_scale.config import Backend, check_choice
 from medl_scale.errors import ConfigError, MedlError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Backend", "Library", "choose_backend", "gpu_problem", "on_chosen", "require_gpu"]
+__all__ = ["Library", "choose_backend", "gpu_problem", "on_chosen", "require_gpu"]
 
-Backend = Literal["auto", "cpu", "gpu"]
 Library = Literal["cupy", "cuml"]
 REQUIRE = "MEDL_REQUIRE_GPU"
 OLDEST_CUML = (26, 8)

@@ -36,7 +36,8 @@ def atlas_of(run: Run, atlas: AtlasRef | None) -> AtlasRef:
         )
     if isinstance(ref, str | os.PathLike) and not is_prepared(ref):
         raise RunError(
-            f"{ref}, the atlas of the run {run.path}, is not there. Name its new place with --atlas."
+            f"The run {run.path} was made from the atlas {ref}, which is not there. Name its new place "
+            "with --atlas."
         )
     return ref
 

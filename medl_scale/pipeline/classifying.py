@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medl_scale.distribute.local import count_cores
 from medl_scale.evaluate.forests.classification import PROTOCOLS, classify
 from medl_scale.evaluate.forests.forest import ForestSettings
 from medl_scale.evaluate.forests.trees import forest_seconds
@@ -57,12 +57,8 @@ def classify_fold(
             "The control of PCA with one-hot batch is left out: there is no latent X_pca. Add pca to "
             "--models, or X_pca to obsm."
         )
-    unseen = {
-        space.name: None if space.read_prior_mean is None else _at_prior_mean(subject, fold, space)
-        for space in fold.spaces
-        if space.name == "X_medl_re"
-    }
-    if any(latent is None for latent in unseen.values()):
+    random = [space for space in fold.spaces if space.name == "X_medl_re"]
+    if any(space.read_prior_mean is None for space in random):
         notes.append(
             "X_medl_re is not asked of unseen batches: that takes its model. Score the run to have it."
         )
@@ -70,6 +66,12 @@ def classify_fold(
     classes = [subject.columns[target].nunique() for target in targets]
     protocols, n_parts, note = _what_fits(fold, widths, classes, budget)
     notes += note
+    # Encoding takes a pass over the atlas, and only this protocol wants it.
+    unseen = {
+        space.name: None if space.read_prior_mean is None else _at_prior_mean(subject, fold, space)
+        for space in random
+        if "unseen batches" in protocols
+    }
     answers: list[Answer] = []
     for target in targets:
         known = subject.is_labelled if target == subject.labels_key else None
@@ -115,7 +117,7 @@ def _what_fits(
     fold: Fold, widths: Sequence[int], classes: Sequence[int], budget: Budget
 ) -> tuple[tuple[Protocol, ...], int, list[str]]:
     """Return the protocols and the parts of batches that there is time for, and what there is not."""
-    n_cores = os.cpu_count() or 1
+    n_cores = count_cores()
     # Beside the latents: two of them together, and PCA with the batch.
     columns = [*widths, sum(widths[:2]), widths[0]]
     n_train = len(fold.train)

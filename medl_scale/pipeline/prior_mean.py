@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medl_scale.store.atlas import read_columns
-from medl_scale.stream import blocks, open_source
+from medl_scale.pipeline.cells import stream_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,16 +42,8 @@ def encode_at_prior_mean(
     found = np.empty((len(rows), n_latent), np.float32)
     if not len(rows):
         return found
-    # Neighbouring rows are read together: where one ends and the next does not follow, a new slice.
-    ends = np.flatnonzero(np.diff(rows) > 1)
-    starts = rows[np.concatenate([[0], ends + 1])]
-    stops = rows[np.concatenate([ends, [len(rows) - 1]])] + 1
-    slices = [slice(int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)]
     done = 0
-    with (
-        open_source(ref) as source,
-        blocks(source, read_columns(ref), slices, model.vocabulary.transform, _BLOCK_ROWS) as made,
-    ):
+    with stream_cells(ref, rows, model.vocabulary.transform, _BLOCK_ROWS) as made:
         for block in made:
             unknown = np.full(len(block.rows), _UNKNOWN, np.int32)
             found[done : done + len(block.rows)] = model.encode(block.x, unknown)[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +13,17 @@ from medl_scale.interpret.grouping import count_groups
 from medl_scale.interpret.sketch import Sketch
 from medl_scale.interpret.sketch_files import SketchAxes
 from medl_scale.interpret.sketching import make_sketch
+from medl_scale.pipeline.atlas_of import atlas_of
 from medl_scale.pipeline.preparing import as_progress
 from medl_scale.pipeline.run import Run
-from medl_scale.store.atlas import describe, is_prepared, read_columns
+from medl_scale.store.atlas import describe, read_columns
 from medl_scale.store.choices import no_such
 from medl_scale.store.seal import broken_files
 from medl_scale.train.fit_files import latent_path
 from medl_scale.train.fitted import FittedNetwork
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -101,7 +102,7 @@ def sketch(
             raise no_such("batch", name, list(vocabulary.batch_levels), place, "as_batch")
     if not targets or len(set(targets)) < len(targets):
         raise ConfigError(f"as_batch must name batches once each; got {list(targets)}.")
-    ref = _atlas_of(opened, atlas)
+    ref = atlas_of(opened, atlas)
     described = describe(ref)
     if described.batch_levels != vocabulary.batch_levels:
         raise RunError(
@@ -194,21 +195,6 @@ def _batch_blind(run: Run, model: str, fold: int) -> FittedNetwork:
             "does not hold. Sketch a run with an encoder of its own."
         )
     return fitted
-
-
-def _atlas_of(run: Run, atlas: AtlasRef | None) -> AtlasRef:
-    """Return the atlas of a run."""
-    ref = run.atlas_path if atlas is None else atlas
-    if ref is None:
-        raise RunError(
-            f"The run {run.path} was fitted on an AnnData in memory. Give it with atlas=adata."
-        )
-    if isinstance(ref, str | os.PathLike) and not is_prepared(ref):
-        raise RunError(
-            f"The run {run.path} was made from the atlas {ref}, which is not there. Name its new "
-            "place with atlas=."
-        )
-    return ref
 
 
 def _open_latent(run: Run, model: str, fold: int, n_obs: int) -> Any:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medl_scale.errors import ConfigError, DataError, RunError
+from medl_scale.errors import ConfigError, DataError
+from medl_scale.pipeline.atlas_of import atlas_of
 from medl_scale.pipeline.run import SETTINGS_FILE, Run
 from medl_scale.pipeline.scores import SCORES_FILE
 from medl_scale.seeds import Purpose, generator
@@ -114,16 +115,7 @@ def find_subject(
 
 def _of_run(run: Run, config: EvaluateConfig, ref: AtlasRef | None) -> Subject:
     """Return the latents of a run, by fold."""
-    atlas_ref = ref if ref is not None else run.atlas_path
-    if atlas_ref is None:
-        raise RunError(
-            f"The run {run.path} was fitted on an AnnData in memory. Give it with atlas=adata."
-        )
-    if isinstance(atlas_ref, str | os.PathLike) and not is_prepared(atlas_ref):
-        raise RunError(
-            f"The run {run.path} was made from the atlas {atlas_ref}, which is not there. Name its new "
-            "place with --atlas."
-        )
+    atlas_ref = atlas_of(run, ref)
     atlas = describe(atlas_ref)
     annotations = Annotations(atlas_ref)
     split = config.split or "test"

@@ -228,7 +228,9 @@ def test_the_atlas_must_be_there_and_the_run_s_own(run, atlas, tmp_path):
     environment = (lost / "environment.json").read_text()
     (lost / "environment.json").write_text(environment.replace(run.atlas_path, "/nowhere.zarr"))
     moved = Run.load(lost)
-    with pytest.raises(RunError, match=r"/nowhere.zarr, the atlas of .* --atlas"):
+    with pytest.raises(
+        RunError, match=r"made from the atlas /nowhere.zarr, which is not there. .* --atlas"
+    ):
         project(moved)
     found = project(moved, atlas=atlas)
     np.testing.assert_allclose(found.X, project(run).X, rtol=1e-6, atol=1e-6)

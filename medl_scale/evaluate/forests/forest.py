@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
-from medl_scale.config import check_at_least, check_choice
+from medl_scale.config import Backend, check_at_least, check_choice
 from medl_scale.errors import DataError
-from medl_scale.evaluate.backend import Backend, on_chosen
+from medl_scale.evaluate.backend import on_chosen
 from medl_scale.evaluate.blocks import map_here
 from medl_scale.evaluate.forests.features import latent_features
 from medl_scale.evaluate.forests.tally import tally

@@ -17,7 +17,7 @@ from medl_scale.evaluate.silhouettes.silhouette_methods import Options, find_sil
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from medl_scale.evaluate.backend import Backend
+    from medl_scale.config import Backend
     from medl_scale.evaluate.blocks import BlockMap
     from medl_scale.evaluate.silhouettes.silhouette_methods import Method, SilhouetteOptions
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import numpy as np
 
-from medl_scale.config import check_choice
+from medl_scale.config import Backend, check_choice
 from medl_scale.errors import ConfigError
-from medl_scale.evaluate.backend import Backend, choose_backend, on_chosen
+from medl_scale.evaluate.backend import choose_backend, on_chosen
 from medl_scale.evaluate.blocks import map_here
 from medl_scale.evaluate.silhouettes.brute import brute_samples
 from medl_scale.evaluate.silhouettes.pruned import pruned_samples, silhouettes_of
