@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from medl_scale.models.network import Network
+    from medl_scale.train.collective import Peers
     from medl_scale.train.engine import Engine
 
 __all__ = ["Case", "Sizes", "build", "cpu_and_wall", "matrix_flops", "random_feeds", "set_threads"]
@@ -107,7 +108,9 @@ def matrix_flops(case: Case, sizes: Sizes, n_latent: int) -> int:
     return 2 * sizes.minibatch_size * products
 
 
-def build(case: Case, sizes: Sizes, n_threads: int) -> tuple[Network, Engine]:
+def build(
+    case: Case, sizes: Sizes, n_threads: int, peers: Peers | None = None
+) -> tuple[Network, Engine]:
     """Return a network with default settings and its engine, as `fit` makes them."""
     rng = np.random.default_rng(1)
     share = np.full(case.n_batches, 1.0 / case.n_batches)
@@ -134,6 +137,7 @@ def build(case: Case, sizes: Sizes, n_threads: int) -> tuple[Network, Engine]:
         effects if tables else None,
         n_threads=n_threads,
         compiled=case.compiled,
+        peers=peers,
     )
     return network, engine
 

@@ -78,6 +78,7 @@ SCRIPTS = (
         "prepare", ("--cells", "8000", "--genes", "1000", "--top-genes", "300"), prepare_figures
     ),
     Script("fit", ("--quick",), own_figures),
+    Script("workers", ("--quick",), own_figures),
     Script("memory", ("--quick",), own_figures),
     Script("silhouette_exact", ("--quick",), own_figures),
     Script("gridded", ("--quick",), own_figures),
@@ -87,6 +88,7 @@ SCRIPTS = (
     Script("project", ("--quick",), own_figures),
     Script("sketch", ("--quick",), own_figures),
     Script("genomap", ("--quick",), own_figures),
+    Script("what_if", ("--quick",), own_figures),
 )
 
 

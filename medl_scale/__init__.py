@@ -1,7 +1,7 @@
 """medl-scale: mixed-effects autoencoders that separate what a cell is from the batch it came from.
 
 `prepare` makes a prepared atlas of raw counts, `fit` trains models on it and writes their latents into
-it, `evaluate` scores latents, and `Run` reads back what a fit left. The names load when they are first
+it, `evaluate` scores latents, `report` writes a page on a run, and `Run` reads back what a fit left. The names load when they are first
 used. `evaluate` is also the package of metrics as functions: `medl_scale.evaluate.silhouette_score`.
 """
 
@@ -10,14 +10,17 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from medl_scale import evaluate
+from medl_scale import evaluate, report
 
 if TYPE_CHECKING:
-    from medl_scale.pipeline import Run, fit, info, prepare
+    from pathlib import Path
+
+    from medl_scale.pipeline import Run, fit, info, open_sketch, prepare
     from medl_scale.pipeline.scores import Scores
     from medl_scale.store.simulate import simulate
 
-__all__ = ["Run", "__version__", "evaluate", "fit", "info", "prepare", "simulate"]
+__all__ = ["Run", "__version__", "evaluate", "fit", "info", "open_sketch", "prepare", "report",
+           "simulate"]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -32,12 +35,23 @@ class _Evaluate(ModuleType):
         return score(source, **options)
 
 
+class _Report(ModuleType):
+    """The package of pages and pictures, called: writes a page on a run."""
+
+    def __call__(self, run: Any, output: Any = None, **options: Any) -> Path:
+        """Write a page on a run; see `medl_scale.pipeline.reporting.report`."""
+        from medl_scale.pipeline.reporting import report as write
+
+        return write(run, output, **options)
+
+
 # Users type both `medl_scale.evaluate(run)` and `medl_scale.evaluate.ari(...)`, and there is one name.
 evaluate.__class__ = _Evaluate
+report.__class__ = _Report
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"Run", "fit", "info", "prepare"}:
+    if name in {"Run", "fit", "info", "open_sketch", "prepare"}:
         import medl_scale.pipeline
 
         return getattr(medl_scale.pipeline, name)

@@ -13,9 +13,12 @@ __all__ = [
     "MODELS",
     "Adversary",
     "Backend",
+    "ComparedTest",
+    "ComparedValues",
     "EvaluateConfig",
     "HvgFlavor",
     "InputUnits",
+    "IntervalSource",
     "Join",
     "LayoutMethod",
     "ModelConfig",
@@ -68,6 +71,9 @@ Join = Literal["inner", "outer"]
 LayoutMethod = Literal["map2d", "genomap"]
 ProjectedUnits = Literal["lognorm", "model"]
 SwitchedSides = Literal["both", "decoder"]
+IntervalSource = Literal["auto", "calibrated", "model"]
+ComparedValues = Literal["as_if", "measured", "average"]
+ComparedTest = Literal["mixed", "mann-whitney"]
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -251,7 +257,11 @@ class RunConfig:
     """Folds to fit; the latents of the first one go into the atlas."""
     fe_rep: str | None = None
     """Key of `obsm` that replaces the encoder of `me`; only its decoder is trained."""
-    workers: int = 1
+    workers: int | None = None
+    """Fits side by side; None: all workers of a cluster, without a cluster one."""
+    workers_per_fit: int | None = None
+    """Workers that share each fit; None: one, but more if there are fewer fits than workers and the
+    atlas is large."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -267,7 +277,10 @@ class RunConfig:
             raise ConfigError(f"folds must be different numbers >= 0; got {self.folds!r}.")
         if self.fe_rep is not None and "me" not in self.models:
             raise ConfigError("fe_rep freezes the encoder of 'me', which is not among the models.")
-        check_at_least("workers", self.workers, 1)
+        if self.workers is not None:
+            check_at_least("workers", self.workers, 1)
+        if self.workers_per_fit is not None:
+            check_at_least("workers_per_fit", self.workers_per_fit, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +308,8 @@ class EvaluateConfig:
     for their mean (`two_phase`)."""
     confidence: float = 0.99
     """Level of the intervals of estimated silhouettes."""
-    workers: int = 1
+    workers: int | None = None
+    """Processes that share the work; None: all workers of a cluster, without a cluster one."""
     backend: Backend = "auto"
     seed: int = 0
 
@@ -303,7 +317,8 @@ class EvaluateConfig:
         check_choice("split", self.split, (None, *get_args(ScoredSplit)))
         check_choice("protocol", self.protocol, get_args(Protocol))
         check_choice("backend", self.backend, get_args(Backend))
-        check_at_least("workers", self.workers, 1)
+        if self.workers is not None:
+            check_at_least("workers", self.workers, 1)
         check_at_least("seed", self.seed, 0)
         if not self.metrics:
             raise ConfigError(f"metrics names none. Choose from {_metric_names()}.")
@@ -338,6 +353,9 @@ class ProjectConfig:
     """Draws from the posterior of the effects, for a mean and a credible interval; 0: none."""
     level: float = 0.95
     """Probability that the credible interval holds."""
+    intervals: IntervalSource = "auto"
+    """`calibrated`: as wide as validation cells show that intervals must be; `model`: as the posterior
+    says, which is too narrow; `auto`: calibrated where labels and cells suffice for it."""
     switch: SwitchedSides = "both"
     """Which sides of `re` read the target batch: `both`, as published, or the `decoder` alone, and the
     encoder the cell's own. The encoder of `me` reads no batch."""
@@ -351,6 +369,7 @@ class ProjectConfig:
         check_choice("model", self.model, MODELS)
         check_choice("units", self.units, get_args(ProjectedUnits))
         check_choice("switch", self.switch, get_args(SwitchedSides))
+        check_choice("intervals", self.intervals, get_args(IntervalSource))
         check_at_least("draws", self.draws, 0)
         check_at_least("seed", self.seed, 0)
         if self.draws == 1:

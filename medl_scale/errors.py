@@ -5,6 +5,7 @@ A message says what was expected, what was found (names and values), and what to
 
 __all__ = [
     "AtlasError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "DivergedError",
@@ -13,7 +14,9 @@ __all__ = [
     "MedlError",
     "MissingExtraError",
     "OutputExistsError",
+    "RankLostError",
     "RunError",
+    "SchedulerLostError",
     "ScoreUndefinedError",
     "StoreError",
     "WorkerLostError",
@@ -70,3 +73,15 @@ class MissingExtraError(MedlError, ImportError):
 
 class WorkerLostError(MedlError, RuntimeError):
     """Workers died, and what they did could not be done again."""
+
+
+class RankLostError(MedlError, ConnectionError):
+    """Another rank of the same fit is gone; this process cannot go on with it."""
+
+
+class SchedulerLostError(MedlError, ConnectionError):
+    """The Dask scheduler does not answer any more; what ran on its workers has ended."""
+
+
+class ClusterError(MedlError, RuntimeError):
+    """A cluster could not be started or joined, or its workers cannot do what is asked of them."""

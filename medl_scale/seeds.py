@@ -30,6 +30,9 @@ class Purpose(IntEnum):
     KMEANS = 14
     PROTOCOL_SAMPLE = 15
     POSTERIOR_DRAWS = 16
+    CHECKED_PAIRS = 17
+    VIEWER_CELLS = 18
+    UMAP = 19
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

@@ -2,13 +2,18 @@
 
 app.py          the application: how it talks, what errors become
 options.py      options that several commands share
+cluster_options.py  options that name a cluster
 preparing.py    simulate, prepare
 fitting.py      fit
 evaluating.py   evaluate
+reporting.py    report
 projecting.py   project
 genomap.py      genomap
+effects.py      effects
+sketching.py    sketch
+comparing.py    compare
 describing.py   embed, info
-tables.py       results as tables
+tables.py       results as tables; those asked of batches in answers.py
 """
 
 from __future__ import annotations
@@ -17,7 +22,18 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
-from medl_scale.cli import describing, evaluating, fitting, genomap, preparing, projecting
+from medl_scale.cli import (
+    comparing,
+    describing,
+    effects,
+    evaluating,
+    fitting,
+    genomap,
+    preparing,
+    projecting,
+    reporting,
+    sketching,
+)
 from medl_scale.cli.app import app
 
 if TYPE_CHECKING:
@@ -25,13 +41,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "app",
+    "comparing",
     "describing",
+    "effects",
     "evaluating",
     "fitting",
     "genomap",
     "main",
     "preparing",
     "projecting",
+    "reporting",
+    "sketching",
 ]
 
 

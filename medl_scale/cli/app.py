@@ -22,7 +22,20 @@ __all__ = ["app", "talk_of"]
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 # As they are used, one after another.
-ORDER = ("simulate", "prepare", "fit", "evaluate", "project", "genomap", "embed", "info")
+ORDER = (
+    "simulate",
+    "prepare",
+    "fit",
+    "evaluate",
+    "report",
+    "project",
+    "genomap",
+    "effects",
+    "sketch",
+    "compare",
+    "embed",
+    "info",
+)
 
 
 class Commands(TyperGroup):

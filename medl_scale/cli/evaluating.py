@@ -8,6 +8,14 @@ from typing import Annotated
 import typer  # noqa: TID253 - the command line is what it is for
 
 from medl_scale.cli.app import app, talk_of
+from medl_scale.cli.cluster_options import (
+    Cluster,
+    DashboardAddress,
+    MemoryLimit,
+    SchedulerAddress,
+    SchedulerFile,
+    cluster_config,
+)
 from medl_scale.cli.options import (
     BatchKey,
     ConfigFile,
@@ -58,7 +66,10 @@ def evaluate(
         float | None,
         typer.Option(help="About how long it may take: the rest is estimated, or left out."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that share the work (1).")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that share the work (1), or most to use of a cluster (all)."),
+    ] = None,
     backend: Annotated[
         Backend | None, typer.Option(help="auto takes a GPU where there is one.")
     ] = None,
@@ -74,6 +85,11 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Table to write (RUN/scores.csv, NAME_scores.csv)."),
     ] = None,
+    cluster: Cluster = None,
+    scheduler_address: SchedulerAddress = None,
+    scheduler_file: SchedulerFile = None,
+    memory_limit: MemoryLimit = None,
+    dashboard_address: DashboardAddress = None,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
     quiet: Quiet = False,
@@ -113,7 +129,20 @@ def evaluate(
         return
     from medl_scale.pipeline.evaluating import evaluate as score
 
-    scores = score(source, config=settings, atlas=atlas, output=output, progress=talk.progress())
+    scores = score(
+        source,
+        config=settings,
+        atlas=atlas,
+        output=output,
+        cluster=cluster_config(
+            cluster=cluster,
+            scheduler_address=scheduler_address,
+            scheduler_file=scheduler_file,
+            memory_limit=memory_limit,
+            dashboard_address=dashboard_address,
+        ),
+        progress=talk.progress(),
+    )
     if not quiet and not log_json:
         from medl_scale.cli.tables import print_scores
 

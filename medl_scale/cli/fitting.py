@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer  # noqa: TID253 - the command line is what it is for
 
 from medl_scale.cli.app import app, talk_of
+from medl_scale.cli.cluster_options import (
+    Cluster,
+    DashboardAddress,
+    DeviceMemoryLimit,
+    Interface,
+    LocalDirectory,
+    MemoryLimit,
+    Protocol,
+    RmmPoolSize,
+    SchedulerAddress,
+    SchedulerFile,
+    cluster_config,
+)
 from medl_scale.cli.options import (
     BatchKey,
     ConfigFile,
@@ -39,7 +52,18 @@ def fit(
         str | None, typer.Option(help=f"Comma-separated, from {','.join(MODELS)} (me,fe,re,pca).")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that fit side by side (1).")
+        int | None,
+        typer.Option(
+            help="Processes that fit side by side, one per GPU where there are GPUs (1); or most to use "
+            "of a cluster (all)."
+        ),
+    ] = None,
+    workers_per_fit: Annotated[
+        int | None,
+        typer.Option(
+            help="Workers that share each fit (1; more if there are fewer fits than workers and the "
+            "atlas is large)."
+        ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fit this fold only (0).")] = None,
     folds: Annotated[int | None, typer.Option(help="Fit the first N folds.")] = None,
@@ -83,7 +107,8 @@ def fit(
         Compile | None, typer.Option("--compile", help="XLA for the step: auto, on, off.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of a fit (cores / workers).")
+        int | None,
+        typer.Option("--threads", "--nthreads", help="CPU threads of a fit (cores / workers)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,
     output: Annotated[
@@ -99,6 +124,19 @@ def fit(
     no_evaluate: Annotated[
         bool, typer.Option("--no-evaluate", help="Do not score the latents at the end.")
     ] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no RUN/report.html after scoring.")
+    ] = False,
+    cluster: Cluster = None,
+    scheduler_address: SchedulerAddress = None,
+    scheduler_file: SchedulerFile = None,
+    memory_limit: MemoryLimit = None,
+    device_memory_limit: DeviceMemoryLimit = None,
+    rmm_pool_size: RmmPoolSize = None,
+    protocol: Protocol = None,
+    interface: Interface = None,
+    local_directory: LocalDirectory = None,
+    dashboard_address: DashboardAddress = None,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
     quiet: Quiet = False,
@@ -117,6 +155,7 @@ def fit(
         "folds": _folds(fold, folds),
         "fe_rep": fe_rep,
         "workers": workers,
+        "workers_per_fit": workers_per_fit,
         "model": {
             "preset": preset,
             "preset_data": preset_data,
@@ -147,6 +186,18 @@ def fit(
     if print_config:
         typer.echo(to_toml(fit=settings), nl=False)
         return
+    where = cluster_config(
+        cluster=cluster,
+        scheduler_address=scheduler_address,
+        scheduler_file=scheduler_file,
+        memory_limit=memory_limit,
+        device_memory_limit=device_memory_limit,
+        rmm_pool_size=rmm_pool_size,
+        protocol=protocol,
+        interface=interface,
+        local_directory=local_directory,
+        dashboard_address=dashboard_address,
+    )
     from medl_scale.pipeline import fit as run_fit
 
     prepare_settings = dict(file["prepare"])
@@ -160,6 +211,8 @@ def fit(
         overwrite=overwrite,
         write_latents=not no_latents,
         evaluate=not no_evaluate,
+        cluster=where,
+        report=False if no_report else None,
         progress=talk.progress(),
         prepare_settings=prepare_settings,
     )
@@ -170,6 +223,8 @@ def fit(
         print_run(run)
         if not no_evaluate and (run.path / SCORES_FILE).exists():
             print_scores(run.scores)
+        if (page := run.path / "report.html").exists():
+            typer.echo(f"Report: {page}")
 
 
 def _stored_settings(data: Path, output: Path | None) -> dict[str, Any]:

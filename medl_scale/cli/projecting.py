@@ -9,7 +9,7 @@ import typer  # noqa: TID253 - the command line is what it is for
 
 from medl_scale.cli.app import app, talk_of
 from medl_scale.cli.options import LogJson, Overwrite, Quiet, as_names
-from medl_scale.config import ProjectConfig, ProjectedUnits, SwitchedSides
+from medl_scale.config import IntervalSource, ProjectConfig, ProjectedUnits, SwitchedSides
 from medl_scale.errors import ConfigError
 
 __all__ = ["project"]
@@ -46,6 +46,13 @@ def project(
         int, typer.Option(help="Posterior draws, such as 50, for a credible interval per gene.")
     ] = DEFAULTS.draws,
     level: Annotated[float, typer.Option(help="Level of the interval.")] = DEFAULTS.level,
+    intervals: Annotated[
+        IntervalSource,
+        typer.Option(
+            help="Width of the interval: calibrated on validation cells, or the model's own, which is "
+            "too narrow (auto: calibrated if labels and cells suffice)."
+        ),
+    ] = DEFAULTS.intervals,
     switch: Annotated[
         SwitchedSides,
         typer.Option(
@@ -72,8 +79,8 @@ def project(
     Each cell is decoded under each batch's effects. The output is an AnnData
     of cells x batches: X in log-normalised expression; obs tells the cell, its
     own and the target batch, and rows that were measured or reconstructed
-    (kind). With --draws, layers mean, lower and upper hold a credible interval
-    of what the model would give if it knew the batch's effects exactly.
+    (kind). With --draws, layers mean, lower and upper hold a credible interval,
+    widened so that it holds as often as it says for the mean of a type's cells.
 
     medl-scale project runs/atlas --cells "cell_type == 'T'" --as-batch all
     -o t.zarr
@@ -88,6 +95,7 @@ def project(
         units=units,
         draws=draws,
         level=level,
+        intervals=intervals,
         switch=switch,
         with_reconstructions=reconstructions,
         seed=seed,

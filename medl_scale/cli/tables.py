@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medl_scale.pipeline import Run
     from medl_scale.pipeline.scores import Scores
 
-__all__ = ["print_info", "print_run", "print_scores"]
+__all__ = ["print_info", "print_run", "print_scores", "table_console"]
 
 MOST_LEVELS = 12
 MOST_SPACES = 5
@@ -27,7 +27,7 @@ NOT_A_TERMINAL = 160
 
 def print_run(run: Run) -> None:
     """Print one row per fit: how it ended and what it cost."""
-    console = _console()
+    console = table_console()
     table = Table(title=f"Run {run.path}", title_justify="left", box=None, pad_edge=False)
     titles = ["model", "fold", "dim", "epoch", "val loss", "error", "probe", "iLISI", "cells/s",
               "time", "memory"]  # fmt: skip
@@ -54,6 +54,11 @@ def print_run(run: Run) -> None:
         "whose batch a fresh forest reads from the latent; iLISI: batches around a cell",
         style="dim",
     )
+    for (model, fold), fit in run.finished().items():
+        for lost in fit.lost:
+            console.print(
+                f"fit {model} fold {fold} was started again: {lost}", highlight=False, markup=False
+            )
     keys = sorted({key for fit in run.finished().values() for key in fit.keys})
     console.print(f"Latents: {', '.join(keys) or 'none'}", highlight=False)
     if (run.path / "curves.png").exists():
@@ -64,7 +69,7 @@ def print_run(run: Run) -> None:
 
 def print_scores(scores: Scores) -> None:
     """Print one row per figure and one column per latent, what forests say, and what was left out."""
-    console = _console()
+    console = table_console()
     summary = scores.summary
     several = bool((summary["n_folds"] > 1).any())
     spaces = list(dict.fromkeys(summary["space"]))
@@ -114,7 +119,7 @@ def _score(row: Any) -> str:
 
 def print_info(found: Mapping[str, Any]) -> None:
     """Print what an atlas or a run is."""
-    console = _console()
+    console = table_console()
     if found["kind"] == "atlas":
         _print_atlas(console, found)
     else:
@@ -162,7 +167,7 @@ def _print_fits(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table, highlight=False)
 
 
-def _console() -> Console:
+def table_console() -> Console:
     """Return where tables go; files and pipes get whole lines."""
     return Console() if sys.stdout.isatty() else Console(width=NOT_A_TERMINAL)
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from medl_scale.distribute.local import count_cores, local_client
 from medl_scale.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -20,25 +18,12 @@ if TYPE_CHECKING:
 
     from medl_scale.evaluate.blocks import BlockMap
 
-__all__ = ["map_on_client", "worker_blocks"]
+__all__ = ["map_on_client"]
 
 _MAX_DEATHS = 3
 _NO_WORKER_S = 120.0
 # Blocks sent ahead per worker, so that none waits for the results of others to be collected.
 _AHEAD = 2
-
-
-@contextmanager
-def worker_blocks(n_workers: int) -> Iterator[BlockMap | None]:
-    """Yield what carries blocks to `n_workers` processes of this machine; None for one.
-
-    The cores are divided among the workers.
-    """
-    if n_workers == 1:
-        yield None
-        return
-    with local_client(n_workers, max(1, count_cores() // n_workers)) as client:
-        yield map_on_client(client)
 
 
 def map_on_client(client: Client) -> BlockMap:

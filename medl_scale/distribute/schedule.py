@@ -1,54 +1,86 @@
-"""Tasks carried to the workers of a Dask client: one a worker, repeated when a worker dies."""
+"""Tasks carried to the workers of a Dask client, and started again when processes die under them."""
 
 from __future__ import annotations
 
-import queue
+import dataclasses
+import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from medl_scale.distribute.tasks import OnUpdate, Outcome, State, Task, attempt
+from medl_scale.distribute.attempts import SoloAttempt
+from medl_scale.distribute.gang import Gang
+from medl_scale.distribute.limits import Limits
+from medl_scale.distribute.tasks import Loss, Lost, OnLoss, OnUpdate, Outcome, State, Task
+from medl_scale.distribute.watch import WORKER_DIED, ClusterWatch, Place
+from medl_scale.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from distributed import Client, Future
+    from distributed import Client
 
 __all__ = ["run_on_client"]
-
-_MAX_DEATHS = 3
-_NO_WORKER_S = 120.0
 
 
 def run_on_client(
     client: Client,
-    function: Callable[[Any], Any],
+    function: Callable[..., Any],
     tasks: Sequence[Task],
     *,
     n_workers: int,
     on_update: OnUpdate | None,
     every_s: float,
+    on_loss: OnLoss | None = None,
+    limits: Limits | None = None,
 ) -> list[Outcome]:
     """Run tasks on the workers of `client` and return their outcomes as they ended.
+
+    A task is started again when a process dies under it, at most twice. Workers that come later are
+    used as well. A worker that is cut off by the network, and lives, ends what it does when it notices,
+    within half a minute or so: until then a task may run twice, which it must bear.
 
     Parameters
     ----------
     client
-        Its scheduler should have `allowed-failures` 0, so that every death is reported.
+        Any client that is not asynchronous; what its scheduler does about dying workers does not
+        matter.
     function, tasks
-        As in `run_tasks`; started in the order given.
+        As in `run_tasks`; started in the order given. A task that wants several workers
+        (`Task.n_ranks`) waits until they are free, or does with fewer if no more live.
     n_workers
-        Most tasks at a time; each worker gets one at a time.
+        Most workers in use at a time; each has one task, or one rank of one.
     on_update
         Called with the state of every task.
     every_s
         Seconds between two calls of `on_update`.
+    on_loss
+        Called when a task has lost a process and is about to be started again.
+    limits
+        How long anything may be silent.
+
+    Raises
+    ------
+    ConfigError
+        If the client is asynchronous.
+    SchedulerLostError
+        If the scheduler is gone.
     """
-    run = _Run(client, function, tasks, n_workers)
-    while run.waiting or run.running:
-        run.start_tasks()
-        run.take_finished(every_s)
-        if on_update is not None:
-            on_update(dict(run.states))
+    if client.asynchronous:
+        raise ConfigError(
+            "A Dask client with an event loop of its own is needed; this one is asynchronous. Make it "
+            "with `Client(..., asynchronous=False)`."
+        )
+    run = _Run(client, function, tasks, n_workers, on_loss, limits or Limits())
+    try:
+        while run.waiting or run.attempts:
+            run.step()
+            if on_update is not None:
+                on_update(dict(run.states))
+            if run.waiting or run.attempts:
+                run.wait(every_s)
+    finally:
+        run.close()
     return run.outcomes
 
 
@@ -56,90 +88,177 @@ class _Run:
     """Tasks on their way through the workers."""
 
     def __init__(
-        self, client: Client, function: Callable[[Any], Any], tasks: Sequence[Task], n_workers: int
+        self,
+        client: Client,
+        function: Callable[..., Any],
+        tasks: Sequence[Task],
+        n_workers: int,
+        on_loss: OnLoss | None,
+        limits: Limits,
     ) -> None:
         self.client = client
         self.function = function
         self.n_workers = n_workers
+        self.on_loss = on_loss
+        self.limits = limits
         self.waiting = list(tasks)
-        self.running: dict[Future, tuple[Task, str]] = {}
+        self.attempts: list[SoloAttempt | Gang] = []
         self.outcomes: list[Outcome] = []
         self.states: dict[str, State] = dict.fromkeys((task.name for task in tasks), "waiting")
-        self.deaths = dict.fromkeys(self.states, 0)
-        self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.last_worker_s = time.monotonic()
+        self.losses: dict[str, list[Loss]] = {name: [] for name in self.states}
+        self.first_start_s: dict[str, float] = {}
+        self.watch = ClusterWatch(client, limits)
+        # Runs of the same tasks may share a scheduler, also with one that was just interrupted.
+        self.id = uuid.uuid4().hex
+        self.n_started = 0
+        self.had_workers_s = self.fewer_since_s = time.monotonic()
+        self.woken = threading.Event()
 
-    def start_tasks(self) -> None:
-        """Give waiting tasks to free workers."""
-        if not self.waiting or len(self.running) >= self.n_workers:
-            return
-        alive = self.client.run_on_scheduler(_addresses)
-        if alive or self.running:
-            self.last_worker_s = time.monotonic()
-        elif time.monotonic() - self.last_worker_s > _NO_WORKER_S:
-            for task in self.waiting:
-                self._end(Outcome(task.name, error=f"No worker within {_NO_WORKER_S:.0f} s."))
-            self.waiting.clear()
-        busy = {address for _, address in self.running.values()}
-        for address in alive:
-            if address not in busy and self.waiting and len(self.running) < self.n_workers:
-                self._start(self.waiting.pop(0), address)
+    def step(self) -> None:
+        """See how everything stands, and give waiting tasks to free workers."""
+        self.woken.clear()
+        self.watch.look(self._busy())
+        for attempt in list(self.attempts):
+            end = attempt.poll(self.watch)
+            if end is not None:
+                self.attempts.remove(attempt)
+                self._take(attempt.task, end)
+                self._go_on_or_close(attempt)
+        self._start_waiting()
 
-    def take_finished(self, timeout_s: float) -> None:
-        """Wait for a task to end, at most `timeout_s`, and take all that have."""
-        try:
-            future = self.finished.get(timeout=timeout_s)
-            while True:
-                self._take(future)
-                future = self.finished.get_nowait()
-        except queue.Empty:
-            pass
+    def wait(self, timeout_s: float) -> None:
+        """Wait until an attempt may have ended, at most `timeout_s`."""
+        self.woken.wait(timeout_s)
 
-    def _start(self, task: Task, address: str) -> None:
-        """Send a task to a worker."""
-        future = self.client.submit(
-            attempt,
-            self.function,
-            task,
-            key=f"{task.name}-{self.deaths[task.name]}",
-            workers=[address],
-            # If the worker is gone before the task reaches it, any other is better than none.
-            allow_other_workers=True,
-            pure=False,
-        )
-        self.running[future] = (task, address)
-        self.states[task.name] = "running"
-        future.add_done_callback(self.finished.put)
+    def close(self) -> None:
+        """End what still runs."""
+        for attempt in self.attempts:
+            attempt.close()
 
-    def _take(self, future: Future) -> None:
-        """Record how a task ended, or let it wait again if its worker died."""
-        from distributed.scheduler import KilledWorker
-
-        task, _ = self.running.pop(future)
-        try:
-            outcome = future.result(timeout=_NO_WORKER_S)
-        except (KilledWorker, TimeoutError):
-            self.deaths[task.name] += 1
-            if self.deaths[task.name] < _MAX_DEATHS:
+    def _take(self, task: Task, end: Outcome | Lost) -> None:
+        """Record how an attempt at a task ended."""
+        losses = self.losses[task.name]
+        if isinstance(end, Lost):
+            now = time.monotonic()
+            self.fewer_since_s = now
+            losses.append(Loss(end.what, now - self.first_start_s[task.name]))
+            if len(losses) < self.limits.max_losses:
+                if self.on_loss is not None:
+                    self.on_loss(task.name, losses[-1])
                 self.states[task.name] = "waiting"
                 self.waiting.insert(0, task)
                 return
-            outcome = Outcome(
-                task.name,
-                error=f"Its worker process died {_MAX_DEATHS} times: killed, or out of memory. "
-                "Run fewer workers at a time, or give each more memory.",
-            )
-        except Exception as error:  # noqa: BLE001 - such as a value that cannot be pickled
-            outcome = Outcome(task.name, error=f"{type(error).__name__}: {error}")
-        future.release()
-        self._end(outcome)
+            end = Outcome(task.name, error=_given_up(task, losses), traceback=end.tail or None)
+            n_restarts = len(losses) - 1
+        else:
+            n_restarts = len(losses)
+        self._end(dataclasses.replace(end, losses=tuple(losses), n_restarts=n_restarts))
 
     def _end(self, outcome: Outcome) -> None:
         """Record an outcome."""
         self.outcomes.append(outcome)
         self.states[outcome.name] = "failed" if outcome.error else "done"
 
+    def _go_on_or_close(self, attempt: SoloAttempt | Gang) -> None:
+        """Give the next task to a gang that can take it; let go of anything else."""
+        if isinstance(attempt, Gang) and attempt.is_whole and self.waiting:
+            n_ranks = len(attempt.places)
+            if self._n_ranks_now(self.waiting[0]) == n_ranks and all(
+                map(self.watch.has, attempt.places)
+            ):
+                task = self._next()
+                attempt.start(task, key=self._key(task))
+                self.attempts.append(attempt)
+                return
+        attempt.close()
 
-def _addresses(dask_scheduler: Any) -> list[str]:
-    """Return the addresses of all workers; runs in the scheduler."""
-    return [worker.address for worker in dask_scheduler.workers.values()]
+    def _start_waiting(self) -> None:
+        """Give waiting tasks to free workers, in order: a large one is not passed by small ones."""
+        now = time.monotonic()
+        if self._places():
+            self.had_workers_s = now
+        elif now - self.had_workers_s > self.limits.no_worker_s:
+            for task in self.waiting:
+                losses = tuple(self.losses[task.name])
+                error = f"No worker within {self.limits.no_worker_s:.0f} s."
+                n_restarts = max(0, len(losses) - 1)
+                self._end(Outcome(task.name, error=error, losses=losses, n_restarts=n_restarts))
+            self.waiting.clear()
+        busy = self._busy()
+        free = [place for place in self.watch.usable() if place not in busy]
+        del free[max(0, self.n_workers - len(busy)) :]
+        while self.waiting and free:
+            n_ranks = self._n_ranks_now(self.waiting[0])
+            if n_ranks > len(free):
+                return
+            self._start(self._next(), free[:n_ranks])
+            del free[:n_ranks]
+
+    def _n_ranks_now(self, task: Task) -> int:
+        """Return how many workers a task is to have: fewer than it wants if no more live."""
+        wanted = min(task.n_ranks, self.n_workers)
+        n_there = len(self._places())
+        waited_s = time.monotonic() - self.fewer_since_s
+        if n_there >= wanted or waited_s < self.limits.refill_s:
+            return wanted
+        return max(1, n_there)
+
+    def _busy(self) -> set[Place]:
+        """Return the workers in use."""
+        return {place for attempt in self.attempts for place in attempt.places}
+
+    def _places(self) -> set[Place]:
+        """Return the workers in use or to be had; one that is silent or paused is not counted on."""
+        return self._busy().union(self.watch.usable())
+
+    def _start(self, task: Task, places: Sequence[Place]) -> None:
+        """Send a task to workers."""
+        attempt: SoloAttempt | Gang
+        if len(places) == 1:
+            attempt = SoloAttempt(
+                self.client,
+                self.function,
+                task,
+                places[0],
+                key=self._key(task),
+                limits=self.limits,
+                wake=self._wake,
+            )
+        else:
+            self.n_started += 1
+            attempt = Gang(
+                self.client,
+                self.function,
+                places,
+                name=f"gang-{self.id}-{self.n_started}",
+                limits=self.limits,
+                wake=self._wake,
+            )
+            attempt.start(task, key=self._key(task))
+        self.attempts.append(attempt)
+
+    def _next(self) -> Task:
+        """Return the task that is first in turn, as one that runs now."""
+        task = self.waiting.pop(0)
+        self.states[task.name] = "running"
+        self.first_start_s.setdefault(task.name, time.monotonic())
+        return task
+
+    def _key(self, task: Task) -> str:
+        """Return a new name for a Dask task; the dashboard shows what is before the first dash."""
+        self.n_started += 1
+        return f"{task.name}-{self.id}-{self.n_started}"
+
+    def _wake(self, _: Any) -> None:
+        """Look at the attempts at once."""
+        self.woken.set()
+
+
+def _given_up(task: Task, losses: Sequence[Loss]) -> str:
+    """Return the error of a task that lost too many processes."""
+    times = f"{len(losses)} times"
+    advice = "Run fewer workers at a time, or give each more memory."
+    if task.n_ranks == 1 and all(loss.what == WORKER_DIED for loss in losses):
+        return f"Its worker process died {times}: killed, or out of memory. {advice}"
+    listed = "; ".join(f"after {loss.after_s:.0f} s, {loss.what}" for loss in losses)
+    return f"It lost a process {times}: {listed}. {advice}"

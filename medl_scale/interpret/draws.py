@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.models.variational import EffectTable
-    from medl_scale.train.engine import Engine
+    from medl_scale.train.engine import Predictor
 
     Floats = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class PosteriorDraws:
     """
 
     def __init__(
-        self, engine: Engine, batch_codes: NDArray[np.int32], n_draws: int, seed: int
+        self, engine: Predictor, batch_codes: NDArray[np.int32], n_draws: int, seed: int
     ) -> None:
         self._engine = engine
         self._tables = engine.effect_tables()

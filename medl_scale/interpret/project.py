@@ -18,6 +18,7 @@ from medl_scale.errors import ConfigError
 from medl_scale.interpret.draws import Moments, PosteriorDraws, interval_factor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from numpy.typing import NDArray
@@ -38,6 +39,15 @@ class Interval(NamedTuple):
     mean: Floats
     lower: Floats
     upper: Floats
+
+    def widened(self, factor: float) -> Interval:
+        """Return intervals about the same means, so many times as wide."""
+        if factor == 1.0:
+            return self
+        lower, upper = (
+            self.mean + (end - self.mean) * np.float32(factor) for end in (self.lower, self.upper)
+        )
+        return Interval(self.mean, lower, upper)
 
 
 class AsIf:
@@ -71,7 +81,13 @@ class AsIf:
         self.encodes_target = switch == "both" and bool(model.network.encoder_effects)
 
     def project(
-        self, x: Floats, own_codes: Codes, *, factor: float = 1.0, out: Floats | None = None
+        self,
+        x: Floats,
+        own_codes: Codes,
+        *,
+        latents: Floats | None = None,
+        factor: float = 1.0,
+        out: Floats | None = None,
     ) -> Floats:
         """Return cells under every target, by the posterior means of the effects.
 
@@ -81,6 +97,8 @@ class AsIf:
             (m, n_vars) transformed expression.
         own_codes
             (m,) the cells' own batches.
+        latents
+            (m, n_latent) embeddings from elsewhere, for a model without an encoder of its own.
         factor
             Multiplies the model's units.
         out
@@ -92,7 +110,7 @@ class AsIf:
         """
         codes = self.targets.codes
         made = np.empty((len(x), len(codes), x.shape[1]), np.float32) if out is None else out
-        self._decode(self._latents(x, own_codes), x, codes, None, factor, made)
+        self._decode(self._latents(x, own_codes, latents), x, codes, None, factor, made)
         return made
 
     def draw(
@@ -102,13 +120,14 @@ class AsIf:
         draws: PosteriorDraws,
         *,
         level: float,
+        latents: Floats | None = None,
         factor: float = 1.0,
     ) -> Interval:
         """Return mean and credible interval of every projection.
 
         Parameters
         ----------
-        x, own_codes, factor
+        x, own_codes, latents, factor
             As for `project`.
         draws
             Of the targets' effects.
@@ -117,23 +136,72 @@ class AsIf:
             the effects. It is no interval of a measured count; the cell's latent is taken at its
             mean. Under no batch's effects nothing is drawn: the interval there is NaN.
         """
+        moments = Moments((len(x), len(self.targets), x.shape[1]))
+        for made in self._drawn(x, own_codes, latents, draws, factor):
+            moments.add(made)
+        moments.mean[:, self.targets.codes < 0] = np.nan
+        return _interval(moments, level)
+
+    def draw_differences(
+        self,
+        x: Floats,
+        own_codes: Codes,
+        draws: PosteriorDraws,
+        *,
+        level: float,
+        latents: Floats | None = None,
+        factor: float = 1.0,
+    ) -> Interval:
+        """Return mean and credible interval of what every target changes against the own batch.
+
+        In each draw both are decoded by that draw's effects, and then subtracted. So what own batch
+        and target share is no uncertainty of the difference, and the own batch differs by 0 surely.
+
+        Parameters
+        ----------
+        x, own_codes, draws, level, latents, factor
+            As for `draw`. Under no batch's effects only those of the own batch are drawn: the
+            interval there tells how surely it differs from the population.
+
+        Raises
+        ------
+        ConfigError
+            If the own batch of a cell is not among the targets.
+        """
+        position = {code: place for place, code in enumerate(self.targets.codes.tolist())}
+        missing = set(own_codes.tolist()) - position.keys()
+        if missing:
+            raise ConfigError(
+                f"Differences need every cell's own batch among the targets; those of positions "
+                f"{sorted(missing)} are not. Add them to the targets."
+            )
+        own = np.array([position[code] for code in own_codes.tolist()], np.intp)
+        cells = np.arange(len(x))
+        moments = Moments((len(x), len(self.targets), x.shape[1]))
+        for made in self._drawn(x, own_codes, latents, draws, factor):
+            made -= made[cells, own][:, None]
+            moments.add(made)
+        return _interval(moments, level)
+
+    def _drawn(
+        self,
+        x: Floats,
+        own_codes: Codes,
+        given: Floats | None,
+        draws: PosteriorDraws,
+        factor: float,
+    ) -> Iterator[Floats]:
+        """Yield projections by each draw, (m, n_targets, n_vars), in one array that may be written to."""
         rows = np.arange(len(self.targets), dtype=np.int32)
         made = np.empty((len(x), len(rows), x.shape[1]), np.float32)
-        moments = Moments(made.shape)
-        latents = self._latents(x, own_codes)
+        latents = self._latents(x, own_codes, given)
         for number in range(len(draws)):
             self._decode(latents, x, rows, draws[number], factor, made)
-            moments.add(made)
-        mean = moments.mean
-        reach = moments.sd
-        reach *= np.float32(interval_factor(len(draws), level))
-        undrawn = self.targets.codes < 0
-        mean[:, undrawn] = np.nan
-        return Interval(mean, mean - reach, mean + reach)
+            yield made
 
-    def _latents(self, x: Floats, own_codes: Codes) -> Floats | None:
+    def _latents(self, x: Floats, own_codes: Codes, given: Floats | None = None) -> Floats | None:
         """Return (m, n_latent) latents that no target changes; None where the encoder reads it."""
-        return None if self.encodes_target else self.model.engine.encode(x, own_codes)
+        return None if self.encodes_target else _encoded(self.model, x, own_codes, given)
 
     def _decode(
         self,
@@ -158,6 +226,30 @@ class AsIf:
             out[cell, target] = tile * np.float32(factor)
 
 
-def reconstruct(model: FittedNetwork, x: Floats, own_codes: Codes) -> Floats:
-    """Return what a network makes of cells under their own batches, (m, n_vars) in its units."""
-    return model.decode(model.engine.encode(x, own_codes), own_codes)
+def _interval(moments: Moments, level: float) -> Interval:
+    """Return mean and credible interval of what was drawn."""
+    reach = moments.sd
+    reach *= np.float32(interval_factor(moments.n, level))
+    return Interval(moments.mean, moments.mean - reach, moments.mean + reach)
+
+
+def reconstruct(
+    model: FittedNetwork, x: Floats, own_codes: Codes, latents: Floats | None = None
+) -> Floats:
+    """Return what a network makes of cells under their own batches, (m, n_vars) in its units.
+
+    `latents` stand in for those of an encoder, where the model has none.
+    """
+    return model.decode(_encoded(model, x, own_codes, latents), own_codes)
+
+
+def _encoded(model: FittedNetwork, x: Floats, own_codes: Codes, given: Floats | None) -> Floats:
+    """Return the latents of cells: by the model's encoder, or those given if it has none."""
+    if model.frozen_latent is None:
+        return model.engine.encode(x, own_codes)
+    if given is None:
+        raise ConfigError(
+            f"Model '{model.name}' decodes an embedding from elsewhere (fe_rep) and cannot encode "
+            "cells. Give their embedding (latents=)."
+        )
+    return given

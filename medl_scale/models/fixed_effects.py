@@ -9,6 +9,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, final, override
 
+from medl_scale.models.across import moments
 from medl_scale.models.losses import between_batch_trace, cross_entropy, mean_squared_error
 from medl_scale.models.network import InitialValues, Inputs, Network
 from medl_scale.models.scope import Scope, dense_values, norm_statistics, norm_values
@@ -110,12 +111,17 @@ class FixedEffects(Network):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         from keras import ops
 
-        scope = Scope(values, training=training, momentum=self.batch_norm_momentum)
+        scope = Scope(
+            values,
+            training=training,
+            momentum=self.batch_norm_momentum,
+            across=inputs.across,
+        )
         hidden, latent = self._encode(scope, inputs.x)
         if self.spec.adversary == "published":
             seen = ops.concatenate([*hidden, latent], axis=-1)
         elif self.spec.adversary == "strong":
-            mean, variance = ops.moments(latent, axes=[0])
+            mean, variance = moments(latent, inputs.across)
             seen = (latent - mean) * ops.rsqrt(variance + 1e-6)
         else:
             seen = latent
@@ -162,10 +168,12 @@ class FixedEffects(Network):
             total = total - spec.adversary_weight * terms["adversary"]
         if spec.classifier:
             logits = scope.dense("classifier1", ops.relu(scope.dense("classifier0", latent)))
-            terms["classification"] = cross_entropy(logits, inputs.label_codes)
+            terms["classification"] = cross_entropy(logits, inputs.label_codes, inputs.across)
             total = total + spec.class_weight * terms["classification"]
         if spec.eta > 0:
-            terms["between_batch"] = between_batch_trace(latent, inputs.batch_codes, spec.n_batches)
+            terms["between_batch"] = between_batch_trace(
+                latent, inputs.batch_codes, spec.n_batches, inputs.across
+            )
             total = total + spec.eta * terms["between_batch"]
         return {"total": total, **terms}, scope.updates
 
@@ -179,8 +187,7 @@ class FixedEffects(Network):
 
     def _encode(self, scope: Scope, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the hidden activations and the latent."""
-        from keras import ops
-
+        ops = scope.ops
         hidden = []
         for i in range(len(self.spec.hidden)):
             x = ops.selu(scope.batch_norm(f"norm{i}", scope.dense(f"encoder{i}", x)))
@@ -189,8 +196,7 @@ class FixedEffects(Network):
 
     def _decode(self, scope: Scope, latent: Tensor) -> Tensor:
         """Return expression from the latent through the encoder's transposed kernels."""
-        from keras import ops
-
+        ops = scope.ops
         sources = ["latent", *(f"encoder{i}" for i in reversed(range(len(self.spec.hidden))))]
         x = latent
         for i, source in enumerate(sources):

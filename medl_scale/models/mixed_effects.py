@@ -116,7 +116,7 @@ class MixedEffects(Network):
 
         if self.spec.frozen_encoder:
             return {"latent": inputs.frozen_latent}, {}
-        scope = Scope(values, training=training)
+        scope = Scope(values, training=training, across=inputs.across)
         mean, log_variance = self._encode(scope, inputs.x, inputs.keep_mask)
         latent = mean
         if inputs.latent_noise is not None:
@@ -133,7 +133,7 @@ class MixedEffects(Network):
         *,
         training: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        scope = Scope(values, effects=inputs.effects, training=training)
+        scope = Scope(values, effects=inputs.effects, training=training, across=inputs.across)
         reconstruction = mean_squared_error(inputs.x, self._decode(scope, activations["latent"]))
         total = self.spec.recon_weight * reconstruction
         latent_kl = 0.0 * reconstruction
@@ -153,8 +153,7 @@ class MixedEffects(Network):
 
     def _encode(self, scope: Scope, x: Tensor, keep_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the latent."""
-        from keras import ops
-
+        ops = scope.ops
         x = ops.clip((x - self._mean) * (1.0 / self._sd), -INPUT_CLIP, INPUT_CLIP)
         if keep_mask is not None:
             x = x * (ops.cast(keep_mask, x.dtype) * (1.0 / (1.0 - self.spec.input_dropout)))
@@ -165,8 +164,7 @@ class MixedEffects(Network):
 
     def _decode(self, scope: Scope, latent: Tensor) -> Tensor:
         """Return expression from the latent."""
-        from keras import ops
-
+        ops = scope.ops
         x = latent
         last = len(self.spec.hidden)
         for i in range(last + 1):

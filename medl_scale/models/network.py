@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from medl_scale.models.across import Across
     from medl_scale.models.scope import Arrays
 
     Tensor = Any
@@ -70,6 +71,8 @@ class Inputs(NamedTuple):
     """(m, n_latent) float32, an embedding from elsewhere that replaces the encoder."""
     ramp: Tensor = 1.0
     """Scalar in [0, 1] by which annealed terms are multiplied."""
+    across: Across | None = None
+    """The other processes that hold cells of the same minibatch."""
 
 
 @dataclass(frozen=True)

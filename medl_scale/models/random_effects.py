@@ -111,6 +111,7 @@ class RandomEffects(Network):
             effects=inputs.effects,
             training=training,
             momentum=self.batch_norm_momentum,
+            across=inputs.across,
         )
         return {"latent": self._encode(scope, inputs.x)}, scope.updates
 
@@ -132,6 +133,7 @@ class RandomEffects(Network):
             effects=inputs.effects,
             training=training,
             momentum=self.batch_norm_momentum,
+            across=inputs.across,
         )
         latent = activations["latent"]
         reconstruction = mean_squared_error(inputs.x, self._decode(scope, latent))
@@ -151,8 +153,7 @@ class RandomEffects(Network):
 
     def _encode(self, scope: Scope, x: Tensor) -> Tensor:
         """Return the latent."""
-        from keras import ops
-
+        ops = scope.ops
         for i in range(len(self.spec.hidden)):
             x = scope.batch_norm(f"encoder{i}_norm", scope.dense(f"encoder{i}", x))
             x = ops.selu(scope.random_effect(f"encoder{i}", x))
@@ -160,8 +161,7 @@ class RandomEffects(Network):
 
     def _decode(self, scope: Scope, latent: Tensor) -> Tensor:
         """Return expression from the latent."""
-        from keras import ops
-
+        ops = scope.ops
         x = latent
         last = len(self.spec.hidden)
         for i in range(last + 1):

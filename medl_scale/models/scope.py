@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medl_scale.models.across import moments
+from medl_scale.models.operations import operations_for
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from medl_scale.models.across import Across
 
     Tensor = Any  # a tensor of the Keras backend; none of them has a common static type
     Arrays = dict[str, NDArray[np.float32]]
@@ -41,6 +46,8 @@ class Scope:
         Share of the old moving statistics that is kept; None keeps the plain mean of the first
         hundred minibatches and 0.99 from then on, so that short runs are not ruled by the initial
         zeros and ones.
+    across
+        The other processes that hold cells of the minibatch, or None; used in training.
     """
 
     def __init__(
@@ -50,27 +57,27 @@ class Scope:
         effects: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         training: bool = False,
         momentum: float | None = None,
+        across: Across | None = None,
     ) -> None:
         self.values = values
         self.effects = effects or {}
         self.training = training
         self.momentum = momentum
+        self.across = across
         self.updates: dict[str, Tensor] = {}
+        self.ops = operations_for(values.values(), training=training)
+        """What these values are computed with: `keras.ops`, or NumPy for prediction."""
 
     def dense(self, name: str, x: Tensor) -> Tensor:
         """Return x @ kernel + bias, (m, n_in) to (m, n_out); layers without a bias skip it."""
-        from keras import ops
-
-        x = ops.matmul(x, self.values[f"{name}/kernel"])
+        x = self.ops.matmul(x, self.values[f"{name}/kernel"])
         bias = self.values.get(f"{name}/bias")
         return x if bias is None else x + bias
 
     def tied(self, name: str, source: str, x: Tensor) -> Tensor:
         """Return x @ transpose(kernel of `source`) + the bias of `name` itself."""
-        from keras import ops
-
-        kernel = ops.transpose(self.values[f"{source}/kernel"])
-        return ops.matmul(x, kernel) + self.values[f"{name}/bias"]
+        kernel = self.ops.transpose(self.values[f"{source}/kernel"])
+        return self.ops.matmul(x, kernel) + self.values[f"{name}/bias"]
 
     def batch_norm(self, name: str, x: Tensor) -> Tensor:
         """Normalise each unit over the cells; (m, width) to (m, width).
@@ -81,15 +88,13 @@ class Scope:
         and one addition, since at gene width these passes over memory cost as much as a small
         matrix product.
         """
-        from keras import ops
-
         if self.training:
-            mean, variance = ops.moments(x, axes=[0])
+            mean, variance = moments(x, self.across, self.values[f"{name}/mean"])
             self._update_statistics(name, mean, variance)
         else:
             mean = self.values[f"{name}/mean"]
             variance = self.values[f"{name}/variance"]
-        gain = self.values[f"{name}/gain"] * ops.rsqrt(variance + BATCH_NORM_EPSILON)
+        gain = self.values[f"{name}/gain"] * self.ops.rsqrt(variance + BATCH_NORM_EPSILON)
         return x * gain + (self.values[f"{name}/offset"] - mean * gain)
 
     def random_effect(self, name: str, x: Tensor) -> Tensor:
@@ -100,8 +105,7 @@ class Scope:
         return x * (1.0 + scale) + shift
 
     def _update_statistics(self, name: str, mean: Tensor, variance: Tensor) -> None:
-        from keras import ops
-
+        ops = self.ops
         mean, variance = ops.stop_gradient(mean), ops.stop_gradient(variance)
         keep: Tensor = self.momentum
         if keep is None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medl_scale.models.operations import operations_for
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -133,8 +135,7 @@ def gather_effects(
 
     No one-hot matrix is formed: rows are taken by integer code.
     """
-    from keras import ops
-
+    ops = operations_for(tables.values())
     return {
         layer: (ops.take(table[0], batch_codes, axis=0), ops.take(table[1], batch_codes, axis=0))
         for layer, table in tables.items()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from medl_scale.distribute.local import count_cores
+from medl_scale.distribute.machine import count_cores
 from medl_scale.evaluate.forests.classification import PROTOCOLS, classify
 from medl_scale.evaluate.forests.forest import ForestSettings
 from medl_scale.evaluate.forests.trees import forest_seconds
 from medl_scale.evaluate.forests.verdicts import give_verdicts
+from medl_scale.pipeline.scores import CONFUSION_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-__all__ = ["classify_fold", "verdicts_of"]
+__all__ = ["classify_fold", "confusion_of", "split_of", "verdicts_of"]
 
 PCA = "X_pca"
 TOGETHER = (("X_medl_fe", "X_medl_re"),)
@@ -102,6 +104,34 @@ def classify_fold(
 def verdicts_of(answers: Sequence[Answer]) -> list[str]:
     """Return in words what forests found, over all folds."""
     return [verdict.sentence for verdict in give_verdicts(answers)] if answers else []
+
+
+def split_of(answer: Answer) -> str:
+    """Return the cells that forests were asked for, as tables of scores call them."""
+    return "test" if answer.protocol == "cells" else f"test, {answer.protocol}"
+
+
+def confusion_of(answers: Sequence[Answer]) -> pd.DataFrame:
+    """Return what forests took test cells for, with the columns of `scores.CONFUSION_COLUMNS`."""
+    tables = []
+    for answer in answers:
+        counts, levels = answer.result.confusion, answer.result.levels
+        truth, predicted = np.nonzero(counts)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "space": answer.space,
+                    "fold": answer.fold,
+                    "split": split_of(answer),
+                    "target": answer.target,
+                    "truth": [str(levels[i]) for i in truth],
+                    "predicted": [str(levels[i]) for i in predicted],
+                    "n": counts[truth, predicted],
+                }
+            )
+        )
+    empty = pd.DataFrame(columns=CONFUSION_COLUMNS)
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def _at_prior_mean(subject: Subject, fold: Fold, space: Any) -> NDArray[np.float32]:

@@ -1,40 +1,38 @@
-"""Random effects of a run's models: as tables, and as a file of any size."""
+"""Random effects of a run's models as tables."""
 
 from __future__ import annotations
 
-import gzip
-import io
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from medl_scale.errors import ConfigError, OutputExistsError, RunError
-from medl_scale.interpret.effect_tables import effect_rows
+from medl_scale.errors import ConfigError, RunError
+from medl_scale.interpret.effect_tables import effect_rows, moved_genes
 from medl_scale.interpret.effects import output_effects
-from medl_scale.progress import SilentProgress
-from medl_scale.store.atomic import atomic_file
 from medl_scale.train.fitted import FittedNetwork
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from medl_scale.interpret.effects import OutputEffects
     from medl_scale.pipeline.run import Run
-    from medl_scale.progress import Progress
 
-__all__ = ["EFFECTS_FILE", "effect_table", "run_effects", "write_effects"]
+__all__ = [
+    "MODELS_WITH_EFFECTS",
+    "batch_posterior",
+    "effect_table",
+    "fitted_with_effects",
+    "moved_gene_table",
+    "of_fit",
+    "run_effects",
+]
 
-EFFECTS_FILE = "effects.csv"
 MODELS_WITH_EFFECTS = ("me", "re")
-_SUFFIXES = (".csv", ".csv.gz")
 
 
-def run_effects(run: Run, model: str, fold: int | None) -> OutputEffects:
-    """Return the output layer's random effects of one of a run's models.
+def fitted_with_effects(run: Run, model: str, fold: int | None) -> FittedNetwork:
+    """Return one of a run's models that has random effects.
 
     Parameters
     ----------
@@ -68,7 +66,18 @@ def run_effects(run: Run, model: str, fold: int | None) -> OutputEffects:
     fitted = run.model(model, chosen)
     if not isinstance(fitted, FittedNetwork):
         raise ConfigError(f"Model {model!r} has no random effects. {listed}")
-    return output_effects(fitted)
+    return fitted
+
+
+def run_effects(run: Run, model: str, fold: int | None) -> OutputEffects:
+    """Return the output layer's random effects of one of a run's models.
+
+    Raises
+    ------
+    ConfigError, RunError
+        As `fitted_with_effects` does.
+    """
+    return output_effects(fitted_with_effects(run, model, fold))
 
 
 def effect_table(
@@ -80,95 +89,82 @@ def effect_table(
     genes: Sequence[str] | None,
     level: float,
 ) -> pd.DataFrame:
-    """Return the random effects of some genes and batches; see `Run.effects`."""
-    effects = run_effects(run, model, fold)
-    blocks = list(effect_rows(effects, batches=batches, genes=genes, level=level))
-    return _named(pd.concat(blocks, ignore_index=True), run, model, fold)
-
-
-def write_effects(
-    run: Run,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    model: str = "me",
-    fold: int | None = None,
-    level: float = 0.95,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Write the random effects of every gene and batch as CSV, atomically and block by block.
+    """Return the output layer's random effects, one row per gene and batch.
 
     Parameters
     ----------
-    run
-        A run.
-    path
-        `.csv` or `.csv.gz`; `effects.csv` in the run's folder by default.
-    model, fold
-        As for `run_effects`.
+    model
+        `me` or `re`.
+    fold
+        Whose model; the run's first fold by default.
+    batches, genes
+        Names to list; all by default.
     level
-        Probability of the credible intervals.
-    overwrite
-        Replace a file that is there.
-    progress
-        Where to tell how far it is; silent by default.
+        Probability of the credible intervals, in (0, 1).
 
     Returns
     -------
-    Path
-        The file. Its columns are those of `effect_rows`, after `model` and `fold`.
+    DataFrame
+        `model`, `fold`, `gene`, `batch`, `n_cells`, and mean, `_sd`, `_lower`, `_upper` of `scale`,
+        `shift` and `move`; see `interpret.effect_tables.effect_rows`.
 
     Raises
     ------
     ConfigError
-        If the model has no random effects, or the suffix is another.
-    OutputExistsError
-        If the file is there and `overwrite` is false.
+        If the model has no random effects.
+    DataError
+        If there is no such batch or gene.
     RunError
         If the run has no such model or fold, or has not finished it.
     """
-    output = run.path / EFFECTS_FILE if path is None else Path(path)
-    if not output.name.endswith(_SUFFIXES):
-        raise ConfigError(f"Effects are written to OUT.csv or OUT.csv.gz; got {output.name!r}.")
-    if output.exists() and not overwrite:
-        raise OutputExistsError(f"{output} exists already. Choose another output or overwrite it.")
     effects = run_effects(run, model, fold)
-    n_rows = len(effects.genes) * len(effects.batches)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    shown = progress or SilentProgress()
-    with (
-        atomic_file(output) as scratch,
-        _text(scratch, compressed=output.suffix == ".gz") as file,
-        shown.step("effects", n_rows, "rows") as advance,
-    ):
-        header = True
-        for block in effect_rows(effects, level=level):
-            _named(block, run, model, fold).to_csv(
-                file, index=False, header=header, float_format="%.6g"
-            )
-            header = False
-            advance(len(block))
-    return output
+    blocks = list(effect_rows(effects, batches=batches, genes=genes, level=level))
+    return of_fit(pd.concat(blocks, ignore_index=True), run, model, fold)
 
 
-def _named(rows: pd.DataFrame, run: Run, model: str, fold: int | None) -> pd.DataFrame:
-    """Return rows with the model and fold they are of before them."""
+def moved_gene_table(
+    run: Run, model: str, fold: int | None, *, batches: Sequence[str] | None, level: float
+) -> pd.DataFrame:
+    """Return all genes, those first that batches surely move most.
+
+    Parameters
+    ----------
+    model, fold, level
+        As for `effects`.
+    batches
+        Whose moves count; all by default. One name asks what that batch moves.
+
+    Returns
+    -------
+    DataFrame
+        One row per gene: `score` (moves and stretches, in s.d. of the gene, as far as their
+        credible intervals lie away from 0), `share` of variance between batches with its interval,
+        and the rest of `interpret.effect_tables.moved_genes`.
+
+    Raises
+    ------
+    ConfigError, DataError, RunError
+        As for `effects`.
+    """
+    return moved_genes(run_effects(run, model, fold), batches=batches, level=level)
+
+
+def batch_posterior(run: Run, model: str, fold: int | None, batch: str, layer: str | None) -> Any:
+    """Return the posterior of one batch's effects in one layer; see `Run.posterior`."""
+    from medl_scale.models.posteriors import posterior
+
+    fitted = fitted_with_effects(run, model, fold)
+    effects, levels = fitted.effects(), fitted.vocabulary.batch_levels
+    chosen = layer or max(name for name in effects if name.startswith("decoder"))
+    if chosen not in effects:
+        raise ConfigError(f"'{chosen}' is not a layer with effects. Layers: {sorted(effects)}.")
+    if batch not in levels:
+        raise ConfigError(f"'{batch}' is not a batch of the run. Batches: {', '.join(levels)}.")
+    return posterior(effects[chosen], levels.index(batch))
+
+
+def of_fit(rows: pd.DataFrame, run: Run, model: str, fold: int | None) -> pd.DataFrame:
+    """Return rows with the model and fold that they are of before them."""
     rows.insert(0, "model", pd.Categorical.from_codes(np.zeros(len(rows), np.int8), [model]))
     rows.insert(1, "fold", np.int16(run.folds[0] if fold is None else fold))
     return rows
-
-
-@contextmanager
-def _text(path: Path, *, compressed: bool) -> Iterator[TextIO]:
-    """Yield a text file to write, compressed or not."""
-    if not compressed:
-        with path.open("w", encoding="utf-8", newline="") as plain:
-            yield plain
-        return
-    # No name and no time, so that equal effects make equal files.
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as file,
-    ):
-        yield file

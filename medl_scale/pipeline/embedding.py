@@ -65,7 +65,35 @@ def embed(
     layer: str | None,
     progress: Progress,
 ) -> AnnData:
-    """Return latents of new cells; see `Run.embed`."""
+    """Return latents of new cells.
+
+    Genes are matched by name; missing ones count as zero, with a warning. Batches that the run
+    does not know take the prior mean of the random effects, and are listed in a warning.
+
+    Parameters
+    ----------
+    adata
+        New cells in the units that the run was prepared from: any input of `prepare`.
+    models
+        Models to embed with; all finished ones by default.
+    fold
+        Whose models; the run's first fold by default.
+    layer
+        Layer to read instead of `X`.
+
+    Returns
+    -------
+    AnnData
+        The cells' `obs`, and their latents in `obsm`. If `adata` is an AnnData, its own `obsm`
+        gets them too.
+
+    Raises
+    ------
+    DataError
+        If no gene is shared, or values are not in the run's units.
+    RunError
+        If a model is not finished.
+    """
     from anndata import AnnData
 
     fitted = _models(run, models, fold)

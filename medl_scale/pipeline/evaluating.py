@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from medl_scale.config import METRIC_GROUPS, EvaluateConfig
-from medl_scale.distribute.blocks import map_on_client, worker_blocks
-from medl_scale.distribute.local import count_cores
+from medl_scale.distribute.blocks import map_on_client
+from medl_scale.distribute.clusters import as_cluster_config, open_workers
 from medl_scale.errors import ConfigError
 from medl_scale.evaluate.battery import Cells, Options, score_latent
 from medl_scale.evaluate.blocks import map_here
 from medl_scale.evaluate.budget import Budget
 from medl_scale.evaluate.inputs import encode_labels
-from medl_scale.pipeline.classifying import classify_fold, verdicts_of
+from medl_scale.pipeline.classifying import classify_fold, confusion_of, split_of, verdicts_of
 from medl_scale.pipeline.preparing import as_progress
 from medl_scale.pipeline.scores import COLUMNS, Scores, write_scores
 from medl_scale.pipeline.subjects import find_subject
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from distributed import Client  # noqa: TID251 - what users have in their hands
     from numpy.typing import NDArray
 
+    from medl_scale.distribute.clusters import ClusterConfig
     from medl_scale.evaluate.blocks import BlockMap
     from medl_scale.evaluate.forests.classification import Answer
     from medl_scale.evaluate.score import Score
@@ -53,6 +53,7 @@ def evaluate(
     atlas: AtlasRef | None = None,
     output: str | os.PathLike[str] | None = None,
     client: Client | None = None,
+    cluster: ClusterConfig | str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **settings: Any,
 ) -> Scores:
@@ -71,7 +72,10 @@ def evaluate(
         Where the table goes, as CSV; `scores.csv` in the run, or `<name>_scores.csv` beside the AnnData.
         A table that is there is replaced. Nothing is written for an AnnData in memory unless named.
     client
-        Dask workers to share the work; figures are the same without.
+        Dask workers to share the work; the current client by default, if there is one. Figures are the
+        same without.
+    cluster
+        A running cluster to join, or one to start; as in `fit`.
     progress
         Show progress, or where to report to.
     settings
@@ -87,6 +91,8 @@ def evaluate(
         If a column or latent is missing (those there are get listed), or holds missing values.
     ConfigError, RunError, AtlasError, StoreError
         If settings or data cannot be used.
+    ClusterError
+        If there are no workers to be had, or they have other packages.
     WorkerLostError
         If workers die again and again.
 
@@ -99,15 +105,16 @@ def evaluate(
     config = _with_settings(config or EvaluateConfig(), settings)
     subject = find_subject(source, config, atlas)
     path = Path(output) if output is not None else subject.default_output
-    with ExitStack() as stack:
-        blocks: BlockMap | None
-        if client is not None:
-            blocks, n_threads = map_on_client(client), 1
-        else:
-            blocks = stack.enter_context(worker_blocks(config.workers))
-            n_threads = max(1, count_cores() // config.workers)
-        evaluation = _Evaluation(subject, config, blocks or map_here, n_threads, shown)
-        scores = evaluation.run(path)
+    # GPUs are this process's: what workers share are blocks of CPU work.
+    with open_workers(
+        as_cluster_config(cluster),
+        client=client,
+        n_workers=config.workers,
+        with_gpus=False,
+        progress=shown,
+    ) as workers:
+        blocks = map_here if workers.client is None else map_on_client(workers.client)
+        scores = _Evaluation(subject, config, blocks, workers.n_threads, shown).run(path)
     if path is not None:
         write_scores(scores, path)
     return scores
@@ -169,7 +176,7 @@ class _Evaluation:
         # None where there is no figure, which for numbers is NaN.
         numbers = dict.fromkeys(("value", "error", "confidence", "seconds"), float)
         table = pd.DataFrame(self.rows, columns=COLUMNS).astype(numbers)
-        return Scores(table, verdicts, tuple(self.notes), path)
+        return Scores(table, verdicts, tuple(self.notes), path, confusion_of(answers))
 
     def _score_latents(self) -> None:
         """Make all figures but those of forests."""
@@ -220,7 +227,7 @@ class _Evaluation:
             )
             self.notes += [note for note in notes if note not in self.notes]
             for answer in found:
-                split = "test" if answer.protocol == "cells" else f"test, {answer.protocol}"
+                split = split_of(answer)
                 for metric, score in answer.result.scores().items():
                     if metric in self.chosen:
                         self._add(answer.space, fold, split, metric, answer.target, score)

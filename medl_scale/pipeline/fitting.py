@@ -6,42 +6,51 @@ import dataclasses
 import os
 import time
 import warnings
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medl_scale.config import RunConfig, StreamConfig
-from medl_scale.distribute.local import run_tasks
-from medl_scale.distribute.tasks import Task
+from medl_scale.config import RunConfig
+from medl_scale.distribute.clusters import (
+    ClusterConfig,
+    Workers,
+    as_cluster_config,
+    check_cluster,
+    open_workers,
+)
+from medl_scale.distribute.machine import count_cores
 from medl_scale.errors import ConfigError, FitFailedError, MedlError, StoreError
 from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
 from medl_scale.pipeline.run import ERROR_FILE, HISTORY_FILE, Run, fit_folder
-from medl_scale.pipeline.starting import check_output, start_run, stored_run
-from medl_scale.progress import FitLine, Progress, is_loss
+from medl_scale.pipeline.running import check_workers, fit_tasks, run_fits
+from medl_scale.pipeline.sharing import may_share, share_fits
+from medl_scale.pipeline.starting import check_output, check_same_run, start_run, stored_run
 from medl_scale.settings import build
 from medl_scale.store.atlas import describe, is_prepared
 from medl_scale.store.atomic import atomic_file
 from medl_scale.store.latents import write_latent
-from medl_scale.train.fit import fit_one
-from medl_scale.train.fit_files import FitTask, read_epochs, read_status
+from medl_scale.train.fit_files import record_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from anndata import AnnData
+    from distributed import Client  # noqa: TID251 - what users have in their hands
     from numpy.typing import NDArray
 
-    from medl_scale.distribute.tasks import Outcome
+    from medl_scale.distribute.tasks import Outcome, Task
+    from medl_scale.progress import Progress
+    from medl_scale.store.atlas import Atlas
     from medl_scale.train.fit_files import FitSummary
 
 __all__ = ["fit"]
 
 LATENT_ROWS = 65_536
 LEAST_EVALUATION_S = 600.0
-# Relative cost of one epoch; longest first keeps workers evenly busy.
-COSTS = {"fe": 1.3, "fec": 1.3, "me": 1.1, "re": 1.1, "ae": 1.0, "aec": 1.0, "pca": 0.2}
 
 
 def fit(
@@ -55,6 +64,9 @@ def fit(
     overwrite: bool = False,
     write_latents: bool = True,
     evaluate: bool = True,
+    report: bool | None = None,
+    client: Client | None = None,
+    cluster: ClusterConfig | str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     prepare_settings: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -81,6 +93,16 @@ def fit(
     evaluate
         Score the latents of the test splits at the end, within about as long as training took or ten
         minutes; `medl_scale.evaluate(run)` does so without a limit.
+    report
+        Write `report.html` into the run at the end, a page on all of it; by default if the latents are
+        scored. `medl_scale.report(run)` does so at any time.
+    client
+        Dask client whose workers fit; the current one by default, if there is one. They must see the
+        atlas and the run's folder at the same paths.
+    cluster
+        A running cluster to join or one to start: a `ClusterConfig`, or the path of a cluster file as
+        in the folder `cluster/`. Without either, `workers` above 1 starts processes on this machine, one
+        per GPU where there are GPUs.
     progress
         Show progress, or where to report to.
     prepare_settings
@@ -92,6 +114,8 @@ def fit(
     Returns
     -------
     Run
+        Its folder also gets `effects.csv` and `moved_genes.csv`, what batches do to genes (see
+        `pipeline.effect_files.write_run_effects`), if a model has random effects.
 
     Raises
     ------
@@ -101,6 +125,8 @@ def fit(
         If the folder holds a run, and neither `resume` nor `overwrite` was given.
     ConfigError, DataError, AtlasError, StoreError
         If settings or data cannot be used.
+    ClusterError, MissingExtraError
+        If there are no workers to be had, or they see other files or have other packages.
 
     Examples
     --------
@@ -108,6 +134,8 @@ def fit(
     >>> run.latent("me")
     """
     shown = as_progress(progress)
+    where = as_cluster_config(cluster)
+    check_cluster(where)
     folder = Path(output) if output is not None else default_output(data)
     check_output(folder, resume=resume, overwrite=overwrite)
     before = stored_run(folder) if resume else None
@@ -118,16 +146,67 @@ def fit(
     atlas = describe(ref)
     for fold in run_config.folds:
         atlas.split(fold)
-    if atlas.path is None and run_config.workers > 1:
-        raise ConfigError(
-            "An AnnData in memory is fitted in this process: set workers to 1, or give the path of "
-            "a prepared atlas."
+    if before is not None:
+        check_same_run(before, run_config, atlas)
+    with ExitStack() as stack:
+        workers = stack.enter_context(_workers(atlas, run_config, where, client, shown))
+        check_workers(workers, ref, folder)
+        tasks = share_fits(
+            fit_tasks(ref, folder, run_config, workers, resume=resume),
+            run_config,
+            atlas,
+            workers.n_workers,
         )
-    # Nothing of an older run is touched before all that can be checked has been.
-    start_run(folder, run_config, atlas, before)
-    tasks = _tasks(ref, folder, run_config, resume=resume)
-    started = time.perf_counter()
-    outcomes = _run(tasks, run_config.workers, shown)
+        # Nothing of an older run is touched before all that can be checked has been.
+        start_run(folder, run_config, atlas, before)
+        started = time.perf_counter()
+        outcomes = run_fits(tasks, workers, shown)
+        if not workers.is_elsewhere:
+            # What follows wants this machine's memory and cores.
+            stack.close()
+        run = _recorded(folder, tasks, outcomes)
+        if write_latents:
+            done = [outcome.value for outcome in outcomes if outcome.error is None]
+            _write_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        if evaluate and len(failed) < len(outcomes):
+            others = workers.client if workers.is_elsewhere else None
+            _evaluate(run, ref, shown, client=others, seconds=time.perf_counter() - started)
+        _write_effects(run, shown)
+    if (evaluate if report is None else report) and len(failed) < len(outcomes):
+        _report(run, ref, shown)
+    if failed:
+        _raise_failures(failed, len(outcomes), folder)
+    return run
+
+
+def _workers(
+    atlas: Atlas,
+    config: RunConfig,
+    cluster: ClusterConfig,
+    client: Client | None,
+    progress: Progress,
+) -> AbstractContextManager[Workers]:
+    """Return what opens the workers of a run."""
+    if atlas.path is not None:
+        return open_workers(
+            cluster,
+            client=client,
+            n_workers=config.workers,
+            n_threads=config.train.threads,
+            most=None if may_share(config, atlas) else len(config.models) * len(config.folds),
+            progress=progress,
+        )
+    if client is not None or cluster.is_given or (config.workers or 1) > 1:
+        raise ConfigError(
+            "An AnnData in memory is fitted in this process: set workers to 1 and name no cluster, or "
+            "give the path of a prepared atlas."
+        )
+    return nullcontext(Workers(None, 1, config.train.threads or count_cores()))
+
+
+def _recorded(folder: Path, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> Run:
+    """Leave the history, its picture and what went wrong in the run, and warn of what was found."""
     run = Run(folder)
     with atomic_file(folder / HISTORY_FILE) as scratch:
         run.history.to_csv(scratch, index=False)
@@ -136,19 +215,14 @@ def fit(
         error_file = fit_folder(folder, task.payload.model, task.payload.fold) / ERROR_FILE
         if outcome.error is None:
             error_file.unlink(missing_ok=True)
+            if outcome.losses:
+                lost = [f"after {loss.after_s:.0f} s, {loss.what}" for loss in outcome.losses]
+                record_lost(error_file.parent, lost)
             for message in outcome.value.warnings:
-                warnings.warn(message, UserWarning, stacklevel=2)
+                warnings.warn(message, UserWarning, stacklevel=3)
         else:
             error_file.parent.mkdir(parents=True, exist_ok=True)
             error_file.write_text(outcome.traceback or outcome.error)
-    if write_latents:
-        done = [outcome.value for outcome in outcomes if outcome.error is None]
-        _write_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if evaluate and len(failed) < len(outcomes):
-        _evaluate(run, ref, shown, seconds=time.perf_counter() - started)
-    if failed:
-        _raise_failures(failed, len(outcomes), folder)
     return run
 
 
@@ -242,108 +316,22 @@ def _check_same_input(data: str | os.PathLike[str] | AnnData, target: Path) -> N
         )
 
 
-def _tasks(
-    ref: str | os.PathLike[str] | AnnData, folder: Path, config: RunConfig, *, resume: bool
-) -> list[Task]:
-    """Return one task per model and fold."""
-    n_fits = len(config.models) * len(config.folds)
-    n_workers = min(config.workers, n_fits)
-    n_threads = config.train.threads or max(1, (os.cpu_count() or 1) // n_workers)
-    stream: StreamConfig = dataclasses.replace(
-        config.stream, cache_memory=config.stream.cache_memory // n_workers
-    )
-    return [
-        Task(
-            name=f"fit {model} fold {fold}",
-            payload=FitTask(
-                ref=str(ref) if isinstance(ref, str | os.PathLike) else ref,
-                model=model,
-                fold=fold,
-                folder=str(fit_folder(folder, model, fold)),
-                latents=str(folder / "latents.zarr"),
-                model_config=config.model,
-                train_config=config.train,
-                stream_config=stream,
-                n_threads=n_threads,
-                fe_rep=config.fe_rep if model == "me" else None,
-                resume=resume,
-            ),
-            cost=COSTS[model],
-        )
-        for model in config.models
-        for fold in config.folds
-    ]
-
-
-def _run(tasks: Sequence[Task], n_workers: int, progress: Progress) -> list[Outcome]:
-    """Run all fits and show how they stand."""
-    read_until = {task.name: 0 for task in tasks}
-    next_epoch = {task.name: 0 for task in tasks}
-
-    with progress.fits() as show:
-
-        def update(states: Mapping[str, str]) -> None:
-            lines = []
-            for task in tasks:
-                folder = Path(task.payload.folder)
-                rows, read_until[task.name] = read_epochs(folder, start=read_until[task.name])
-                # Rows come again when a resumed fit goes back to its checkpoint.
-                for row in rows:
-                    if row["epoch"] >= next_epoch[task.name]:
-                        next_epoch[task.name] = row["epoch"] + 1
-                        progress.epoch(task.name, row)
-                lines.append(_line(task, states[task.name], folder))
-            show(lines)
-
-        outcomes = run_tasks(
-            fit_one,
-            tasks,
-            n_workers=n_workers,
-            threads_per_worker=tasks[0].payload.n_threads,
-            on_update=update,
-        )
-        update({o.name: "done" if o.error is None else "failed" for o in outcomes})
-    return outcomes
-
-
-def _line(task: Task, state: str, folder: Path) -> FitLine:
-    """Return how one fit stands."""
-    status = read_status(folder) if state == "running" else None
-    if status is None:
-        return FitLine(task.name, state)
-    most_left_s = None
-    if status.cells_per_s > 0:
-        epochs_left = status.max_epochs - status.epoch - status.share_of_epoch
-        most_left_s = max(0.0, epochs_left) * status.epoch_cells / status.cells_per_s
-    return FitLine(
-        task.name,
-        status.state,
-        status.epoch,
-        status.max_epochs,
-        status.share_of_epoch,
-        status.cells_per_s,
-        most_left_s,
-        status.losses,
-    )
-
-
 def _draw_curves(run: Run) -> None:
     """Leave a picture of the training curves in the run."""
-    from medl_scale.report.curves import training_curves
+    from medl_scale.report.curves import losses_of, training_curves
 
     history = run.history
-    if history.empty:
-        return
-    terms = [column for column in history if is_loss(column)]
-    long = history.melt(
-        id_vars=["model", "fold", "epoch", "best"], value_vars=terms, var_name="name"
-    ).dropna(subset=["value"])
-    long[["split", "term"]] = long["name"].str.split("_", n=1, expand=True)
-    training_curves(long.drop(columns="name"), run.path / "curves.png")
+    if not history.empty:
+        training_curves(losses_of(history), run.path / "curves.png")
 
 
 def _evaluate(
-    run: Run, ref: str | os.PathLike[str] | AnnData, progress: Progress, *, seconds: float
+    run: Run,
+    ref: str | os.PathLike[str] | AnnData,
+    progress: Progress,
+    *,
+    client: Client | None,
+    seconds: float,
 ) -> None:
     """Score what was fitted; what keeps it from that is told, and costs no fit."""
     from medl_scale.pipeline.evaluating import evaluate
@@ -354,11 +342,41 @@ def _evaluate(
             atlas=ref,
             max_seconds=max(LEAST_EVALUATION_S, seconds),
             seed=run.config.train.seed,
+            client=client,
             progress=progress,
         )
     except MedlError as error:
         warnings.warn(
             f"The latents were not scored: {error} Score them with `medl-scale evaluate {run.path}`.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _report(run: Run, ref: str | os.PathLike[str] | AnnData, progress: Progress) -> None:
+    """Leave a page on the run in it; what keeps it from that is told, and costs no fit."""
+    from medl_scale.pipeline.reporting import report
+
+    try:
+        report(run, atlas=ref, seed=run.config.train.seed, progress=progress)
+    except Exception as error:  # noqa: BLE001 - fits may have taken days, a page takes a minute
+        warnings.warn(
+            f"No report was written: {error} Try again with `medl-scale report {run.path}`.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _write_effects(run: Run, progress: Progress) -> None:
+    """Leave the tables of random effects in the run; what keeps it from that costs no fit."""
+    from medl_scale.pipeline.effect_files import write_run_effects
+
+    try:
+        write_run_effects(run, progress=progress)
+    except MedlError as error:
+        warnings.warn(
+            f"The random effects were not written: {error} Write them with `medl-scale effects "
+            f"{run.path} -o effects.csv`.",
             UserWarning,
             stacklevel=3,
         )

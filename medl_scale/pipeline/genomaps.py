@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from medl_scale.config import LayoutMethod, check_choice
+from medl_scale.config import LayoutMethod, ProjectConfig, check_choice
 from medl_scale.errors import DataError
 from medl_scale.interpret.genomap import (
     Panels,
+    check_lines,
     check_pictures,
     draw_panels,
     learn_layout,
@@ -19,12 +21,12 @@ from medl_scale.interpret.genomap import (
 )
 from medl_scale.pipeline.atlas_of import atlas_of
 from medl_scale.pipeline.preparing import as_progress
+from medl_scale.pipeline.projecting import project, projection_shape
 from medl_scale.store.atlas import describe, read_columns, var_names
 from medl_scale.store.atomic import atomic_file
 from medl_scale.stream import Transform, open_source
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -114,7 +116,7 @@ def draw_genomaps(
     run: Run,
     cells: Cells,
     as_batch: str | Sequence[str],
-    outputs: Sequence[str | os.PathLike[str]],
+    outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     model: str = "me",
     method: LayoutMethod = "map2d",
@@ -132,7 +134,7 @@ def draw_genomaps(
     cells, as_batch, model
         As for `Run.project`.
     outputs
-        Pictures to write: `.png`, `.svg` or `.pdf`. Beside the first, `NAME_genes.csv` has the genes
+        Picture or pictures to write: `.png`, `.svg` or `.pdf`. Beside the first, `NAME_genes.csv` has the genes
         that batches move most, by cell.
     n_labelled
         Genes to name for each cell.
@@ -146,15 +148,17 @@ def draw_genomaps(
     ConfigError, DataError, RunError, AtlasError, StoreError
         As `Run.project`, `run_layout` and `draw_panels` do.
     """
-    # What may be wrong with the request is found before the pass over all cells.
-    first = check_pictures(outputs)[0]
-    projected = run.project(cells, as_batch, model=model, fold=fold, atlas=atlas, progress=progress)
+    # What may be wrong with the request is found before any cell is read.
+    paths = check_pictures([outputs] if isinstance(outputs, str | os.PathLike) else outputs)
+    config = ProjectConfig(model=model, fold=fold)
+    check_lines(*projection_shape(run, cells, as_batch, config, atlas=atlas))
+    projected = project(run, cells, as_batch, config, atlas=atlas, progress=as_progress(progress))
     panels = panels_of(projected)
     layout = run_layout(run, method=method, fold=fold, atlas=atlas, progress=progress)
     title = f"Cells of {run.path.name} as if of other batches, by model {model}"
-    draw_panels(panels, layout, outputs, n_labelled=n_labelled, title=title)
+    draw_panels(panels, layout, paths, n_labelled=n_labelled, title=title)
     moved = panels.moved_genes(layout, n_labelled)
-    _write_table(moved, first.with_name(f"{first.stem}_genes.csv"))
+    _write_table(moved, paths[0].with_name(f"{paths[0].stem}_genes.csv"))
     return moved
 
 

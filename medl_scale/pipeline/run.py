@@ -1,56 +1,50 @@
-"""What a fit leaves on disk, read back: settings, history, latents, models.
+"""What users ask of a run: its models, their effects, and cells as if they came from other batches.
 
-A run's folder can be moved, and serves new cells without the atlas.
+Reading what a fit left is in `run_files`; how each question is answered is in the module of its name.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from medl_scale.config import RunConfig
-from medl_scale.errors import ConfigError, LatentsIncompleteError, RunError
 from medl_scale.pipeline.preparing import as_progress
-from medl_scale.settings import build, read_toml
-from medl_scale.store.latents import read_latent_array
-from medl_scale.train.fit_files import FitSummary, latent_path, read_summary
-from medl_scale.train.fit_settings import limit_threads
-from medl_scale.train.fitted import MODEL_FILE, FittedNetwork, load_model
+from medl_scale.pipeline.run_files import (
+    ENVIRONMENT_FILE,
+    ERROR_FILE,
+    HISTORY_FILE,
+    SETTINGS_FILE,
+    RunFiles,
+    fit_folder,
+)
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
+    from pathlib import Path
 
-    import numpy as np
+    import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
 
-    from medl_scale.config import ProjectedUnits, SwitchedSides
+    from medl_scale.config import (
+        ComparedTest,
+        ComparedValues,
+        IntervalSource,
+        LayoutMethod,
+        ProjectedUnits,
+        ScoredSplit,
+        SwitchedSides,
+    )
+    from medl_scale.interpret.check import WhatIfCheck
+    from medl_scale.interpret.sketch import Sketch
     from medl_scale.pipeline.cells import Cells
-    from medl_scale.pipeline.scores import Scores
     from medl_scale.progress import Progress
     from medl_scale.store.atlas import AtlasRef
-    from medl_scale.train.fitted import FittedModel
 
 __all__ = ["ENVIRONMENT_FILE", "ERROR_FILE", "HISTORY_FILE", "SETTINGS_FILE", "Run", "fit_folder"]
 
-SETTINGS_FILE = "config.toml"
-ENVIRONMENT_FILE = "environment.json"
-HISTORY_FILE = "history.csv"
-ERROR_FILE = "error.txt"
 
-
-def fit_folder(run: Path, model: str, fold: int) -> Path:
-    """Return the folder of one fit in a run."""
-    return run / "models" / model / f"fold_{fold}"
-
-
-class Run:
-    """A folder that `fit` wrote.
+class Run(RunFiles):
+    """A folder that `fit` wrote; it can be moved, and serves new cells without the atlas.
 
     Parameters
     ----------
@@ -63,149 +57,9 @@ class Run:
         If the folder holds no run.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not (self.path / SETTINGS_FILE).exists():
-            raise RunError(
-                f"{self.path} is not a run: it has no {SETTINGS_FILE}. Give the folder that "
-                "fit wrote (its --output)."
-            )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Run:
-        """Return the run in a folder."""
-        return cls(path)
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {', '.join(self.models)}; folds {self.folds})"
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """Settings of the run, as in its `config.toml`.
-
-        Raises
-        ------
-        ConfigError
-            If the file is damaged.
-        RunError
-            If it is that of something else.
-        """
-        found = read_toml(self.path / SETTINGS_FILE)
-        fit = found.get("fit")
-        if not isinstance(fit, dict) or not {"models", "folds"} <= fit.keys():
-            raise RunError(
-                f"{self.path} is not a run: its {SETTINGS_FILE} has no section [fit] with models and "
-                "folds. Give the folder that fit wrote (its --output)."
-            )
-        return found
-
-    @property
-    def config(self) -> RunConfig:
-        """Settings of the run, checked."""
-        return build(RunConfig, self.settings["fit"], place="fit")
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Models that were asked for."""
-        return tuple(self.settings["fit"]["models"])
-
-    @property
-    def folds(self) -> tuple[int, ...]:
-        """Folds that were asked for."""
-        return tuple(self.settings["fit"]["folds"])
-
-    @property
-    def atlas_path(self) -> str | None:
-        """Where the atlas lay when the run was made; None for an AnnData in memory."""
-        atlas: str | None = self.environment.get("atlas")
-        return atlas
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        """Versions, machine and atlas of the run, as in its `environment.json`."""
-        try:
-            found: dict[str, Any] = json.loads((self.path / ENVIRONMENT_FILE).read_text())
-        except FileNotFoundError:
-            return {}
-        return found
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row per model, fold and epoch: every loss term, cells/s, loader wait, peak memory."""
-        tables = [
-            pd.read_csv(path)
-            for model in self.models
-            for fold in self.folds
-            if (path := fit_folder(self.path, model, fold) / HISTORY_FILE).exists()
-        ]
-        filled = [table for table in tables if not table.empty]
-        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-
-    @property
-    def scores(self) -> Scores:
-        """What `evaluate` found, as it was written last.
-
-        Raises
-        ------
-        RunError
-            If the run has not been scored.
-        """
-        from medl_scale.pipeline.scores import SCORES_FILE, read_scores
-
-        return read_scores(self.path / SCORES_FILE)
-
-    def finished(self) -> dict[tuple[str, int], FitSummary]:
-        """Return how each finished fit ended, by model and fold."""
-        found = {}
-        for model in self.models:
-            for fold in self.folds:
-                folder = fit_folder(self.path, model, fold)
-                if (folder / "done.json").exists():
-                    found[model, fold] = read_summary(folder)
-        return found
-
-    def latent(self, model: str, fold: int = 0) -> NDArray[np.float32]:
-        """Return the latent of every cell, (n_obs, n_latent) float32, in the atlas' order.
-
-        Parameters
-        ----------
-        model
-            A model of the run; `pca_batch_centred` for PCA with batch means subtracted.
-        fold
-            One of the run's folds.
-
-        Raises
-        ------
-        LatentsIncompleteError
-            If the run has no such latent.
-        """
-        path = latent_path(self.path / "latents.zarr", model, fold)
-        if not path.exists():
-            found = sorted(
-                f"{item.parent.name} {item.name.replace('_', ' ')}"
-                for item in (self.path / "latents.zarr").glob("*/fold_*")
-            )
-            listed = ", ".join(found) or "none"
-            raise LatentsIncompleteError(
-                f"The run {self.path} has no latent of model '{model}' fold {fold}; found: {listed}. "
-                "Finish it with --resume, or choose one of these."
-            )
-        return read_latent_array(path)
-
-    def model(self, model: str, fold: int = 0) -> FittedModel:
-        """Return a trained model.
-
-        Raises
-        ------
-        RunError
-            If the run has no such finished model.
-        """
-        folder = fit_folder(self.path.resolve(), model, fold)
-        file = folder / MODEL_FILE
-        # A run at the same place may have been replaced.
-        return _load(folder, file.stat().st_mtime_ns if file.exists() else 0)
-
-    def posterior(self, model: str, batch: str, layer: str | None = None, *, fold: int = 0) -> Any:
+    def posterior(
+        self, model: str, batch: str, layer: str | None = None, *, fold: int | None = None
+    ) -> Any:
         """Return the posterior of one batch's random effects.
 
         Parameters
@@ -216,6 +70,8 @@ class Run:
             Name of a batch.
         layer
             `encoder0`, `decoder0`, ...; by default the output layer, whose effects are per gene.
+        fold
+            Whose model; the run's first fold by default.
 
         Returns
         -------
@@ -226,21 +82,9 @@ class Run:
         ConfigError
             If the model has no random effects, or no such layer or batch.
         """
-        from medl_scale.models.posteriors import posterior
+        from medl_scale.pipeline.effects import batch_posterior
 
-        fitted = self.model(model, fold)
-        effects = fitted.effects() if isinstance(fitted, FittedNetwork) else {}
-        levels = fitted.vocabulary.batch_levels
-        if not effects:
-            raise ConfigError(
-                f"Model '{model}' has no random effects. Models that have: 'me', 're'."
-            )
-        chosen = layer or max(name for name in effects if name.startswith("decoder"))
-        if chosen not in effects:
-            raise ConfigError(f"'{chosen}' is not a layer with effects. Layers: {sorted(effects)}.")
-        if batch not in levels:
-            raise ConfigError(f"'{batch}' is not a batch of the run. Batches: {', '.join(levels)}.")
-        return posterior(effects[chosen], levels.index(batch))
+        return batch_posterior(self, model, fold, batch, layer)
 
     def effects(
         self,
@@ -253,31 +97,7 @@ class Run:
     ) -> pd.DataFrame:
         """Return the output layer's random effects, one row per gene and batch.
 
-        Parameters
-        ----------
-        model
-            `me` or `re`.
-        fold
-            Whose model; the run's first fold by default.
-        batches, genes
-            Names to list; all by default.
-        level
-            Probability of the credible intervals, in (0, 1).
-
-        Returns
-        -------
-        DataFrame
-            `model`, `fold`, `gene`, `batch`, `n_cells`, and mean, `_sd`, `_lower`, `_upper` of `scale`,
-            `shift` and `move`; see `interpret.effect_tables.effect_rows`.
-
-        Raises
-        ------
-        ConfigError
-            If the model has no random effects.
-        DataError
-            If there is no such batch or gene.
-        RunError
-            If the run has no such model or fold, or has not finished it.
+        See `pipeline.effects.effect_table`.
         """
         from medl_scale.pipeline.effects import effect_table
 
@@ -293,29 +113,11 @@ class Run:
     ) -> pd.DataFrame:
         """Return all genes, those first that batches surely move most.
 
-        Parameters
-        ----------
-        model, fold, level
-            As for `effects`.
-        batches
-            Whose moves count; all by default. One name asks what that batch moves.
-
-        Returns
-        -------
-        DataFrame
-            One row per gene: `score` (moves and stretches, in s.d. of the gene, as far as their
-            credible intervals lie away from 0), `share` of variance between batches with its interval,
-            and the rest of `interpret.effect_tables.moved_genes`.
-
-        Raises
-        ------
-        ConfigError, DataError, RunError
-            As for `effects`.
+        See `pipeline.effects.moved_gene_table`.
         """
-        from medl_scale.interpret.effect_tables import moved_genes
-        from medl_scale.pipeline.effects import run_effects
+        from medl_scale.pipeline.effects import moved_gene_table
 
-        return moved_genes(run_effects(self, model, fold), batches=batches, level=level)
+        return moved_gene_table(self, model, fold, batches=batches, level=level)
 
     def embed(
         self,
@@ -328,32 +130,7 @@ class Run:
     ) -> AnnData:
         """Return latents of new cells.
 
-        Genes are matched by name; missing ones count as zero, with a warning. Batches that the run
-        does not know take the prior mean of the random effects, and are listed in a warning.
-
-        Parameters
-        ----------
-        adata
-            New cells in the units that the run was prepared from: any input of `prepare`.
-        models
-            Models to embed with; all finished ones by default.
-        fold
-            Whose models; the run's first fold by default.
-        layer
-            Layer to read instead of `X`.
-
-        Returns
-        -------
-        AnnData
-            The cells' `obs`, and their latents in `obsm`. If `adata` is an AnnData, its own `obsm`
-            gets them too.
-
-        Raises
-        ------
-        DataError
-            If no gene is shared, or values are not in the run's units.
-        RunError
-            If a model is not finished.
+        See `pipeline.embedding.embed`.
         """
         from medl_scale.pipeline.embedding import embed
 
@@ -376,6 +153,7 @@ class Run:
         units: ProjectedUnits = "lognorm",
         draws: int = 0,
         level: float = 0.95,
+        intervals: IntervalSource = "auto",
         switch: SwitchedSides = "both",
         with_reconstructions: bool = True,
         seed: int = 0,
@@ -385,53 +163,7 @@ class Run:
     ) -> AnnData:
         """Return cells of the run's atlas as if they came from other batches.
 
-        Parameters
-        ----------
-        cells
-            A pandas query on the atlas' `obs`, such as `"cell_type == 'T' and donor == 'a'"`; names of
-            cells; positions; or one boolean per cell.
-        as_batch
-            Names of batches; `"all"`; or `"average"`, the population effect: random effects at zero.
-        model
-            `me`, or the published `re`.
-        fold
-            Whose model; the run's first fold by default. `obs["split"]` tells which cells it saw.
-        units
-            `"lognorm"`: log-normalised expression; `"model"`: as the network sees it.
-        draws
-            Draws from the posterior of the effects, at least 2, for an interval; 0 for none.
-        level
-            Probability that the credible interval holds the expression that the model would give if
-            it knew the effects. It is narrower than measured counts scatter.
-        switch
-            Sides of `re` that read the target batch: `"both"`, as published, or `"decoder"`.
-        with_reconstructions
-            Add what was measured, and the reconstructions by the model and the run's FE and AE.
-        seed
-            Of the draws.
-        atlas
-            The run's atlas, if it was moved or lies in memory.
-        max_bytes
-            The largest result; 4 GiB by default. `pipeline.projecting.write_projection` writes larger
-            ones to disk.
-
-        Returns
-        -------
-        AnnData
-            A cell's rows follow each other, told by `obs["kind"]`: `measured`; `reconstruction` (by
-            `obs["model"]`); then `as_if`, one for each of `as_batch`, in their order. `obs` also has
-            `cell`, `source_batch`, `target_batch`, `is_own_batch`, `label`, `split`, `atlas_row`. `X`
-            is by the posterior means; with draws, `layers` has `mean`, `lower` and `upper`, NaN where
-            nothing is drawn (rows that are not `as_if`, and `"average"`).
-
-        Raises
-        ------
-        ConfigError
-            If the model has no random effects, or the result is too large: it says how large.
-        DataError
-            If a batch or cell is unknown; those there are get listed.
-        RunError, AtlasError
-            If the model is not finished, or the atlas is not there or another.
+        See `pipeline.projecting.project`.
         """
         from medl_scale.config import ProjectConfig
         from medl_scale.pipeline.projecting import project
@@ -442,6 +174,7 @@ class Run:
             units=units,
             draws=draws,
             level=level,
+            intervals=intervals,
             switch=switch,
             with_reconstructions=with_reconstructions,
             seed=seed,
@@ -449,11 +182,157 @@ class Run:
         )
         return project(self, cells, as_batch, config, atlas=atlas, progress=as_progress(progress))
 
+    def sketch(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        model: str = "me",
+        fold: int | None = None,
+        as_batch: Sequence[str] | None = None,
+        split: ScoredSplit = "all",
+        atlas: AtlasRef | None = None,
+        overwrite: bool = False,
+        progress: bool | Progress = True,
+    ) -> Sketch:
+        """Decode every cell of the atlas under every batch, and keep means and variances.
 
-@lru_cache(maxsize=16)
-def _load(folder: Path, written_ns: int) -> FittedModel:
-    """Return a trained model, loaded once as long as it stays the same."""
-    n_threads = os.cpu_count() or 1
-    # Starts the framework, without what it logs.
-    limit_threads(n_threads)
-    return load_model(folder, n_threads=n_threads)[0]
+        See `pipeline.sketching.sketch`; `open_sketch` returns what was made before.
+        """
+        from medl_scale.pipeline.sketching import sketch
+
+        return sketch(
+            self,
+            output,
+            model=model,
+            fold=fold,
+            as_batch=as_batch,
+            split=split,
+            atlas=atlas,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def open_sketch(self, *, model: str = "me", fold: int | None = None) -> Sketch:
+        """Return the sketch that `sketch` left in this run; see `pipeline.sketching.open_sketch`."""
+        from medl_scale.pipeline.sketching import open_sketch
+
+        return open_sketch(self, model=model, fold=fold)
+
+    def genomap(
+        self,
+        cells: Cells,
+        as_batch: str | Sequence[str],
+        outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        model: str = "me",
+        method: LayoutMethod = "map2d",
+        fold: int | None = None,
+        n_labelled: int = 10,
+        atlas: AtlasRef | None = None,
+        progress: bool | Progress = True,
+    ) -> pd.DataFrame:
+        """Draw cells as images, as measured and as if of other batches; return the genes that move.
+
+        See `pipeline.genomaps.draw_genomaps`.
+        """
+        from medl_scale.pipeline.genomaps import draw_genomaps
+
+        return draw_genomaps(
+            self,
+            cells,
+            as_batch,
+            outputs,
+            model=model,
+            method=method,
+            fold=fold,
+            n_labelled=n_labelled,
+            atlas=atlas,
+            progress=progress,
+        )
+
+    def check_what_if(
+        self,
+        *,
+        model: str | None = None,
+        fold: int | None = None,
+        min_cells: int = 20,
+        seed: int = 0,
+        atlas: AtlasRef | None = None,
+        progress: bool | Progress = True,
+    ) -> WhatIfCheck:
+        """Compare projections of test cells with what the target batches' own test cells show.
+
+        See `pipeline.checking.check_what_if`.
+        """
+        from medl_scale.pipeline.checking import check_what_if
+
+        return check_what_if(
+            self,
+            atlas=atlas,
+            model=model,
+            fold=fold,
+            min_cells=min_cells,
+            seed=seed,
+            progress=progress,
+        )
+
+    def report(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        umaps: bool = True,
+        check: bool = True,
+        viewer: bool = True,
+        seed: int = 0,
+        atlas: AtlasRef | None = None,
+        progress: bool | Progress = True,
+    ) -> Path:
+        """Write what the run holds as one page, `report.html`; see `pipeline.reporting.report`."""
+        from medl_scale.pipeline.reporting import report
+
+        return report(
+            self,
+            output,
+            atlas=atlas,
+            umaps=umaps,
+            check=check,
+            viewer=viewer,
+            seed=seed,
+            progress=progress,
+        )
+
+    def compare(
+        self,
+        groups: str,
+        between: tuple[str, str],
+        *,
+        cells: Cells | None = None,
+        of: ComparedValues = "as_if",
+        test: ComparedTest = "mixed",
+        model: str = "me",
+        fold: int | None = None,
+        switch: SwitchedSides = "both",
+        level: float = 0.95,
+        atlas: AtlasRef | None = None,
+        progress: bool | Progress = True,
+    ) -> pd.DataFrame:
+        """Test every gene for a difference between two groups of donors; donors are the unit.
+
+        See `pipeline.comparing.compare`.
+        """
+        from medl_scale.pipeline.comparing import compare
+
+        return compare(
+            self,
+            groups,
+            between,
+            cells=cells,
+            of=of,
+            test=test,
+            model=model,
+            fold=fold,
+            switch=switch,
+            level=level,
+            atlas=atlas,
+            progress=progress,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from medl_scale.interpret.sketch import Sketch
 from medl_scale.interpret.sketch_files import SketchAxes
 from medl_scale.interpret.sketching import make_sketch
 from medl_scale.pipeline.atlas_of import atlas_of
+from medl_scale.pipeline.frozen import frozen_latents
 from medl_scale.pipeline.preparing import as_progress
-from medl_scale.pipeline.run import Run
+from medl_scale.pipeline.run import SETTINGS_FILE, Run
 from medl_scale.store.atlas import describe, read_columns
 from medl_scale.store.choices import no_such
 from medl_scale.store.seal import broken_files
@@ -25,7 +27,6 @@ from medl_scale.train.fitted import FittedNetwork
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from medl_scale.progress import Progress
     from medl_scale.store.atlas import Atlas, AtlasRef
 
-__all__ = ["open_sketch", "sketch"]
+__all__ = ["open_sketch", "sketch", "sketch_path"]
 
 
 def sketch(
@@ -109,7 +110,11 @@ def sketch(
             f"The atlas {described.path or 'in memory'} has other batches than the run {opened.path}. "
             "Give the atlas that the run was made from."
         )
-    latent = _open_latent(opened, model, number, described.n_obs)
+    frozen = frozen_latents(opened, ref, described, fitted, number)
+    if frozen is None:
+        blocks = _blocks(_open_latent(opened, model, number, described.n_obs))
+    else:
+        blocks = frozen.blocks()
     columns = read_columns(ref)
     labels = described.label_levels
     is_unlabelled = columns.label_codes < 0
@@ -132,10 +137,10 @@ def sketch(
         provenance={"run": str(opened.path), "model": model, "fold": number, "split": split},
     )
     return make_sketch(
-        _place(opened, model, number) if output is None else output,
+        sketch_path(opened, model, number) if output is None else output,
         axes,
         decoder,
-        _blocks(latent),
+        blocks,
         groups,
         target_codes=[vocabulary.batch_levels.index(name) for name in targets],
         overwrite=overwrite,
@@ -144,9 +149,14 @@ def sketch(
 
 
 def open_sketch(
-    run: Run | str | os.PathLike[str], *, model: str = "me", fold: int | None = None
+    place: Run | str | os.PathLike[str], *, model: str = "me", fold: int | None = None
 ) -> Sketch:
-    """Return the sketch that `sketch` left in a run.
+    """Return a sketch that `sketch` made.
+
+    Parameters
+    ----------
+    place
+        The folder of a sketch; or a run, and then that which was left in it of a model and fold.
 
     Raises
     ------
@@ -155,13 +165,16 @@ def open_sketch(
     StoreError
         If it is damaged.
     """
-    opened = run if isinstance(run, Run) else Run(run)
-    return Sketch(_place(opened, model, opened.folds[0] if fold is None else fold))
+    if isinstance(place, Run):
+        return Sketch(sketch_path(place, model, fold))
+    if (Path(place) / SETTINGS_FILE).exists():
+        return Sketch(sketch_path(Run(place), model, fold))
+    return Sketch(place)
 
 
-def _place(run: Run, model: str, fold: int) -> Path:
-    """Return where a run keeps its sketch."""
-    return run.path / "sketches" / f"{model}_fold_{fold}.zarr"
+def sketch_path(run: Run, model: str = "me", fold: int | None = None) -> Path:
+    """Return where a run keeps its sketch of a model and fold, its first by default."""
+    return run.path / "sketches" / f"{model}_fold_{run.folds[0] if fold is None else fold}.zarr"
 
 
 def _in_split(atlas: Atlas, fold: int, split: ScoredSplit) -> NDArray[np.bool_]:
@@ -188,11 +201,6 @@ def _batch_blind(run: Run, model: str, fold: int) -> FittedNetwork:
         raise ConfigError(
             f"The encoder of '{model}' reads the batch, so that every cell would have to be encoded "
             "anew under every batch. Sketch 'me', or project chosen cells."
-        )
-    if fitted.frozen_latent is not None:
-        raise ConfigError(
-            f"Model '{model}' of {run.path} decodes an embedding from elsewhere (fe_rep), which the run "
-            "does not hold. Sketch a run with an encoder of its own."
         )
     return fitted
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from medl_scale.errors import ConfigError, OutputExistsError
 from medl_scale.pipeline.preparing import default_atlas_path
 from medl_scale.pipeline.run import ENVIRONMENT_FILE, HISTORY_FILE, SETTINGS_FILE, Run
-from medl_scale.pipeline.scores import SCORES_FILE, verdicts_path
+from medl_scale.pipeline.scores import SCORES_FILE, confusion_path, verdicts_path
 from medl_scale.settings import to_toml
 from medl_scale.store.atomic import atomic_file, sweep_leftovers
 from medl_scale.train.fit_files import write_json
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from medl_scale.config import RunConfig
     from medl_scale.store.atlas import Atlas
 
-__all__ = ["check_output", "start_run", "stored_run"]
+__all__ = ["check_output", "check_same_run", "start_run", "stored_run"]
 
 # The settings go last: as long as they are there, the folder is known as a run.
 RUN_ITEMS = ("models", "latents.zarr", HISTORY_FILE, "curves.png", SCORES_FILE,
-             verdicts_path(SCORES_FILE).name, ENVIRONMENT_FILE, SETTINGS_FILE)  # fmt: skip
+             verdicts_path(SCORES_FILE).name, confusion_path(SCORES_FILE).name, "umaps.npz", "pictures",
+             "what_if_check.csv", "report.html",
+             ENVIRONMENT_FILE, SETTINGS_FILE)  # fmt: skip
 # How a fit is carried out does not change what comes out of it.
 FREE_SETTINGS = {"checkpoint_every_s", "threads", "cache_memory", "prefetch"}
 LEFTOVERS_AGE_S = 3600.0
@@ -67,6 +69,35 @@ def stored_run(folder: Path) -> Run | None:
     return Run(folder) if (folder / SETTINGS_FILE).exists() else None
 
 
+def check_same_run(before: Run, config: RunConfig, atlas: Atlas) -> None:
+    """Raise if a run would continue with another atlas or with settings that change its fits.
+
+    Raises
+    ------
+    ConfigError
+        With what differs.
+    """
+    made_from = before.environment.get("atlas_provenance")
+    if made_from is not None and made_from != _as_json(atlas.provenance):
+        raise ConfigError(
+            f"The run in {before.path} was made from another atlas ({before.atlas_path}). Resume it "
+            "with that one, or choose another --output."
+        )
+    old, new = _flat(before.config), _flat(config)
+    if not {"me"} <= {*before.models} & {*config.models}:
+        old.pop("fe_rep"), new.pop("fe_rep")
+    changed = [
+        f"{name} ({old[name]!r} -> {new[name]!r})"
+        for name in old
+        if name not in FREE_SETTINGS and old[name] != new[name]
+    ]
+    if changed:
+        raise ConfigError(
+            f"The run in {before.path} has other settings: {', '.join(changed)}. Resume it without "
+            "these options, or choose another --output."
+        )
+
+
 def start_run(folder: Path, config: RunConfig, atlas: Atlas, before: Run | None) -> None:
     """Make the folder ready and record what is needed to repeat the run.
 
@@ -83,7 +114,7 @@ def start_run(folder: Path, config: RunConfig, atlas: Atlas, before: Run | None)
     if before is None:
         _clear(folder)
     else:
-        _check_same_run(before, config, atlas)
+        check_same_run(before, config, atlas)
         models = dict.fromkeys([*before.models, *config.models])
         folds = sorted({*before.folds, *config.folds})
         config = dataclasses.replace(config, models=tuple(models), folds=tuple(folds))
@@ -108,29 +139,6 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(item)
         else:
             item.unlink(missing_ok=True)
-
-
-def _check_same_run(before: Run, config: RunConfig, atlas: Atlas) -> None:
-    """Raise if a run would continue with another atlas or with settings that change its fits."""
-    made_from = before.environment.get("atlas_provenance")
-    if made_from is not None and made_from != _as_json(atlas.provenance):
-        raise ConfigError(
-            f"The run in {before.path} was made from another atlas ({before.atlas_path}). Resume it "
-            "with that one, or choose another --output."
-        )
-    old, new = _flat(before.config), _flat(config)
-    if not {"me"} <= {*before.models} & {*config.models}:
-        old.pop("fe_rep"), new.pop("fe_rep")
-    changed = [
-        f"{name} ({old[name]!r} -> {new[name]!r})"
-        for name in old
-        if name not in FREE_SETTINGS and old[name] != new[name]
-    ]
-    if changed:
-        raise ConfigError(
-            f"The run in {before.path} has other settings: {', '.join(changed)}. Resume it without "
-            "these options, or choose another --output."
-        )
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medl_scale.errors import ConfigError, DataError
+from medl_scale.progress import is_loss
 from medl_scale.store.atomic import atomic_file
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["training_curves"]
+__all__ = ["losses_of", "ordered_terms", "readable_term", "spans_decades", "training_curves"]
 
 _COLUMNS = ("model", "fold", "epoch", "split", "term", "value", "best")
 _FORMATS = ("png", "svg", "pdf")
@@ -29,6 +30,28 @@ _ACRONYMS = ("kl", "mse", "bce")
 # A term whose values span more than this factor is drawn on a logarithmic axis.
 _LOG_RATIO = 30.0
 _PANEL_INCHES = (2.9, 2.1)
+
+
+def losses_of(history: pd.DataFrame) -> pd.DataFrame:
+    """Return a run's history in the form that curves are drawn from.
+
+    Parameters
+    ----------
+    history
+        One row per model, fold and epoch, a column for every loss term (`train_...`, `val_...`).
+
+    Returns
+    -------
+    DataFrame
+        One row per model, fold, epoch, split (`train` or `val`) and term, with its `value` and
+        `best`; terms that a model does not have are left out.
+    """
+    terms = [column for column in history if is_loss(column)]
+    long = history.melt(
+        id_vars=["model", "fold", "epoch", "best"], value_vars=terms, var_name="name"
+    ).dropna(subset=["value"])
+    long[["split", "term"]] = long["name"].str.split("_", n=1, expand=True)
+    return long.drop(columns="name")
 
 
 def training_curves(history: pd.DataFrame, output: str | os.PathLike[str]) -> None:
@@ -80,7 +103,7 @@ def _draw(history: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     models = list(history["model"].unique())
-    order = _ordered_terms(history)
+    order = ordered_terms(history)
     terms = {
         model: [term for term in order if term in set(of_model["term"])]
         for model, of_model in history.groupby("model", sort=False)
@@ -97,7 +120,7 @@ def _draw(history: pd.DataFrame) -> Figure:
         of_model = history[history["model"] == model]
         for panel, term in zip(row, terms[model], strict=False):
             _draw_panel(panel, of_model[of_model["term"] == term], fold_places)
-            panel.set_title(_readable_term(term), fontsize=9)
+            panel.set_title(readable_term(term), fontsize=9)
         for panel in row[len(terms[model]) :]:
             panel.set_axis_off()
         row[0].set_ylabel(_readable_model(model), fontsize=11, fontweight="bold", labelpad=8)
@@ -138,7 +161,7 @@ def _draw_panel(panel: Axes, of_term: pd.DataFrame, fold_places: dict[object, in
                 markeredgecolor="white",
                 zorder=3,
             )
-    if _spans_decades(of_term["value"].to_numpy(dtype=float)):
+    if spans_decades(of_term["value"].to_numpy(dtype=float)):
         panel.set_yscale("log")
         panel.yaxis.set_minor_formatter(NullFormatter())
     panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -169,7 +192,7 @@ def _add_legend(figure: Figure, folds: list[object]) -> None:
     )
 
 
-def _ordered_terms(history: pd.DataFrame) -> list[str]:
+def ordered_terms(history: pd.DataFrame) -> list[str]:
     """Return the terms: the total first, then those that most models share."""
     n_models = history.groupby("term", sort=False)["model"].nunique()
     first = [term for term in _FIRST_TERMS if term in n_models.index]
@@ -177,7 +200,7 @@ def _ordered_terms(history: pd.DataFrame) -> list[str]:
     return [*first, *rest.index]
 
 
-def _spans_decades(values: np.ndarray) -> bool:
+def spans_decades(values: np.ndarray) -> bool:
     """Whether positive values span so much that a linear axis would hide most of them."""
     finite = values[np.isfinite(values)]
     return bool(finite.size and finite.min() > 0 and finite.max() > _LOG_RATIO * finite.min())
@@ -193,7 +216,7 @@ def _tone(split: str, place: int, n_folds: int) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _readable_term(term: str) -> str:
+def readable_term(term: str) -> str:
     """Return a term as a heading."""
     words = term.split("_")
     return " ".join(word.upper() if word in _ACRONYMS else word for word in words)

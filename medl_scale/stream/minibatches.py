@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, batched, pairwise
+from itertools import accumulate, batched, pairwise, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,19 +13,28 @@ from medl_scale.stream.prefetch import Prefetched
 from medl_scale.stream.runs import row_numbers, sequential_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from medl_scale.store.atlas import Columns
     from medl_scale.stream.contract import CsrRows, Source
     from medl_scale.stream.densify import Transform
-    from medl_scale.stream.plan import EpochPlan
+    from medl_scale.stream.plan import EpochPlan, Load
 
-__all__ = ["READ_ROWS", "Minibatch", "blocks", "stream"]
+__all__ = ["READ_ROWS", "Minibatch", "Whole", "blocks", "stream"]
 
 READ_ROWS = 8192
 """Rows read at once where their order is that of the store."""
+
+
+class Whole(NamedTuple):
+    """A minibatch that several ranks hold."""
+
+    rows: NDArray[np.int64]
+    """(n,), rows of the atlas: the ranks' ones, one rank after another."""
+    sizes: tuple[int, ...]
+    """How many of them each rank holds."""
 
 
 class Minibatch(NamedTuple):
@@ -39,6 +48,8 @@ class Minibatch(NamedTuple):
     """(m,); -1 where unlabelled."""
     rows: NDArray[np.int64]
     """(m,), rows of the atlas."""
+    whole: Whole | None = None
+    """What it is a part of; None if it is everything."""
 
 
 def stream(
@@ -87,13 +98,17 @@ def stream(
         While iterating, if the store is damaged.
     """
     loads = plan.loads(rank, world_size, start=start)
+    # Integers only: what others hold is known, never read.
+    wholes = plan.loads(start=start) if world_size > 1 else None
 
     def make() -> Generator[Minibatch]:
         buffers = Buffers(plan.longest, source.n_vars)
         for load in loads:
             stored, rows = source.fetch(load.runs), row_numbers(load.runs)
-            for positions in load.positions:
-                yield _minibatch(stored, positions, rows[positions], columns, transform, buffers)
+            everyones = repeat(None) if wholes is None else _wholes(plan, next(wholes), world_size)
+            for positions, whole in zip(load.positions, everyones, strict=False):
+                found = rows[positions]
+                yield _minibatch(stored, positions, found, columns, transform, buffers, whole)
 
     return Prefetched(make(), prefetch)
 
@@ -126,6 +141,13 @@ def blocks(
     return Prefetched(make(), prefetch)
 
 
+def _wholes(plan: EpochPlan, load: Load, world_size: int) -> Iterator[Whole]:
+    """Yield the minibatches of a load that is not a rank's alone."""
+    rows = row_numbers(load.runs)
+    for minibatch, positions in enumerate(load.positions, load.first):
+        yield Whole(rows[positions], plan.sizes(minibatch, world_size))
+
+
 def _minibatch(
     stored: CsrRows,
     positions: NDArray[np.int64],
@@ -133,8 +155,9 @@ def _minibatch(
     columns: Columns,
     transform: Transform,
     buffers: Buffers,
+    whole: Whole | None = None,
 ) -> Minibatch:
     """Make one minibatch of rows that were read."""
     x = buffers.take(rows.size)
     densify(stored, positions, rows, columns.size_factors, transform, x)
-    return Minibatch(x, columns.batch_codes[rows], columns.label_codes[rows], rows)
+    return Minibatch(x, columns.batch_codes[rows], columns.label_codes[rows], rows, whole)

@@ -103,6 +103,24 @@ class EpochPlan:
             return self.n_rows - minibatch * self.minibatch_size
         return self.minibatch_size
 
+    def sizes(self, minibatch: int, world_size: int) -> tuple[int, ...]:
+        """Return each rank's rows of a minibatch.
+
+        Raises
+        ------
+        ConfigError
+            If there cannot be so many ranks.
+        """
+        is_last = minibatch == self.n_minibatches - 1
+        begin = minibatch * self._lane_share
+
+        def lane_rows(lane: int) -> int:
+            lower, upper = self._lane_bounds[lane : lane + 2]
+            return upper - lower - begin if is_last else self._lane_share
+
+        ranks = (self._lanes_of(rank, world_size) for rank in range(world_size))
+        return tuple(sum(lane_rows(lane) for lane in lanes) for lanes in ranks)
+
     def minibatch_rows(
         self, minibatch: int, rank: int = 0, world_size: int = 1
     ) -> NDArray[np.int64]:
@@ -202,14 +220,19 @@ class EpochPlan:
 
     @cached_property
     def _lanes(self) -> list[Stretches]:
-        """The runs in this epoch's order, cut into lanes whose lengths differ by one at most."""
+        """The runs in this epoch's order, cut into lanes."""
         runs = Stretches.aligned(self.train, self.run_size)
         random = generator(self.seed, Purpose.RUN_ORDER, self.epoch)
         sequence = runs.take(random.permutation(runs.starts.size))
-        bounds = [lane * self.n_rows // self.n_lanes for lane in range(self.n_lanes + 1)]
         return [
-            self._whole_runs_first(sequence.cut(start, stop)) for start, stop in pairwise(bounds)
+            self._whole_runs_first(sequence.cut(start, stop))
+            for start, stop in pairwise(self._lane_bounds)
         ]
+
+    @property
+    def _lane_bounds(self) -> list[int]:
+        """Where lanes begin and end in the sequence of runs; their lengths differ by one at most."""
+        return [lane * self.n_rows // self.n_lanes for lane in range(self.n_lanes + 1)]
 
     def _whole_runs_first(self, lane: Stretches) -> Stretches:
         """Move pieces of runs to the end of a lane, so that windows begin with whole runs."""

@@ -73,13 +73,27 @@ class PresentRows:
     """(n_present + 1,) where each batch's cells begin in `cells`."""
 
     @staticmethod
-    def of(batch_codes: NDArray[np.int32], *, n_batches: int | None = None) -> PresentRows:
-        """Group a minibatch's cells; with `n_batches`, every batch is listed, present or not."""
+    def of(
+        batch_codes: NDArray[np.int32],
+        *,
+        n_batches: int | None = None,
+        everyones: NDArray[np.int32] | None = None,
+    ) -> PresentRows:
+        """Group a minibatch's cells; with `n_batches`, every batch is listed, present or not.
+
+        `everyones` are the codes of the whole minibatch where other processes hold a part of it.
+        """
         cells = np.argsort(batch_codes, kind="stable")
         grouped = batch_codes[cells]
-        rows = np.unique(grouped) if n_batches is None else np.arange(n_batches)
+        present = batch_codes if everyones is None else everyones
+        rows = np.unique(present) if n_batches is None else np.arange(n_batches)
         starts = np.searchsorted(grouped, np.append(rows, np.iinfo(np.int32).max))
         return PresentRows(rows.astype(np.int64), cells.astype(np.int64), starts.astype(np.int64))
+
+    def summed(self) -> PresentRows:
+        """Return the same batches for gradients that are summed already: one row each."""
+        places = np.arange(len(self.rows) + 1)
+        return PresentRows(self.rows, places[:-1], places)
 
 
 @dataclass(frozen=True)
@@ -139,13 +153,19 @@ class HostEffects:
         self._pool = ThreadPoolExecutor(self._n_threads) if self._n_threads > 1 else None
         self._buffers: dict[tuple[str, int], tuple[Floats, Floats]] = {}
 
-    def draw(self, batch_codes: NDArray[np.int32], step: int) -> EffectDraw:
+    def draw(
+        self,
+        batch_codes: NDArray[np.int32],
+        step: int,
+        *,
+        everyones: NDArray[np.int32] | None = None,
+    ) -> EffectDraw:
         """Draw every layer's weights once and hand each cell those of its batch.
 
-        The arrays are reused by the next draw.
+        The arrays are reused by the next draw. `everyones` is as in `PresentRows.of`.
         """
         everywhere = None if self.presence is not None else self.n_batches
-        present = PresentRows.of(batch_codes, n_batches=everywhere)
+        present = PresentRows.of(batch_codes, n_batches=everywhere, everyones=everyones)
         cells = {}
         for layer, loc in self.loc.items():
             scale, shift = self._buffer(layer, len(batch_codes))

@@ -18,16 +18,31 @@ if TYPE_CHECKING:
 
     from medl_scale.models.network import InitialValues, Network
     from medl_scale.models.variational import EffectTable
+    from medl_scale.train.collective import Peers
     from medl_scale.train.effects import NoiseTable
 
 __all__ = [
     "EffectOptions",
     "Engine",
     "Feeds",
+    "Predictor",
+    "Share",
     "backend_name",
     "build_engine",
     "native_log_kept_back",
 ]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process must know of a minibatch that others hold a part of."""
+
+    batch_codes: NDArray[np.int32]
+    """(n,) of all its cells."""
+    n_labelled: int
+    """How many of all its cells have a label."""
+    asks_to_stop: bool = False
+    """Whether this process was told to end; the others hear of it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,8 @@ class Feeds:
     frozen_latent: NDArray[np.float32] | None = None
     """(m, n_latent)."""
     ramp: float = 1.0
+    share: Share | None = None
+    """Given where this is a part of a minibatch."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +77,11 @@ class EffectOptions:
     noise: NoiseTable
 
 
-class Engine(ABC):
-    """One network with its optimisers on one backend.
+class Predictor(ABC):
+    """One network with the values that it predicts by."""
 
-    All weights are float32. Adam has betas 0.9 and 0.999 and epsilon 1e-7, as published.
-    """
-
-    @abstractmethod
-    def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
-        """Update all weights once; return (n_terms,) loss terms, possibly still on the device."""
-
-    @abstractmethod
-    def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Return (n_terms,) loss terms with moving statistics and posterior means."""
+    n_lanes: int = 1
+    """Calls that should run side by side; 1 where each takes all cores by itself."""
 
     @abstractmethod
     def encode(
@@ -99,7 +108,26 @@ class Engine(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of everything that training changes, by name."""
+        """Return copies of weights, statistics and effects by name; of an engine, all that training changes."""
+
+
+class Engine(Predictor):
+    """One network with its optimisers on one backend.
+
+    All weights are float32. Adam has betas 0.9 and 0.999 and epsilon 1e-7, as published.
+    """
+
+    @abstractmethod
+    def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
+        """Update all weights once; return (n_terms,) loss terms, possibly still on the device.
+
+        Of a part of a minibatch (`feeds.share`), the terms are those of the whole, the update is that
+        of every process, and the number of processes that ask to stop is added at the end.
+        """
+
+    @abstractmethod
+    def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
+        """Return (n_terms,) loss terms with moving statistics and posterior means."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -145,6 +173,7 @@ def build_engine(
     *,
     n_threads: int,
     compiled: bool,
+    peers: Peers | None = None,
 ) -> Engine:
     """Return the engine of the Keras backend in use.
 
@@ -152,6 +181,8 @@ def build_engine(
     ----------
     compiled
         Let XLA compile the TensorFlow step; JAX always does.
+    peers
+        Other processes that train the same network, joined by `collective.join`.
 
     Raises
     ------
@@ -162,7 +193,9 @@ def build_engine(
     if name == "tensorflow":
         from medl_scale.train.engine_tensorflow import TensorFlowEngine
 
-        return TensorFlowEngine(network, initial, effects, n_threads=n_threads, compiled=compiled)
+        return TensorFlowEngine(
+            network, initial, effects, n_threads=n_threads, compiled=compiled, peers=peers
+        )
     if name == "jax":
         from medl_scale.train.engine_jax import JaxEngine
 

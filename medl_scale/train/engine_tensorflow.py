@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, cast, override
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from medl_scale.models.network import Inputs
 from medl_scale.models.variational import gather_effects
 from medl_scale.train.effects import ADAM_BETAS, ADAM_EPSILON, HostEffects
 from medl_scale.train.engine import EffectOptions, Engine, Feeds
+from medl_scale.train.engine_ranks import Part, Reduction, part_of, summed_draw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from medl_scale.models.network import InitialValues, Network
     from medl_scale.models.variational import EffectTable
+    from medl_scale.train.collective import Peers
+    from medl_scale.train.collective_tensorflow import TensorFlowPeers
 
     Tensor = Any
 
@@ -43,10 +46,12 @@ class TensorFlowEngine(Engine):
         *,
         n_threads: int,
         compiled: bool,
+        peers: Peers | None = None,
     ) -> None:
         import tensorflow as tf
 
         self.network = network
+        self._peers = cast("TensorFlowPeers", peers) if peers and peers.world_size > 1 else None
         self.model = _variables(initial.model)
         self.adversary = _variables(initial.adversary)
         self.statistics = _variables(initial.statistics, trainable=False)
@@ -73,7 +78,11 @@ class TensorFlowEngine(Engine):
         # sizes: rounding would then depend on which came first, and so on where a fit was resumed.
         # `partial` hides that engines share methods; TensorFlow would warn of tracing them too often.
         traced = partial(tf.function, autograph=False)
-        self._step = traced(partial(self._step_graph), jit_compile=compiled)
+        self._step = (
+            traced(partial(self._step_graph), jit_compile=compiled)
+            if self._peers is None
+            else self._peers.graph(partial(self._step_graph))
+        )
         self._evaluate = traced(partial(self._evaluate_graph))
         encoder = network.encoder_effects
         self._decoder_effects = tuple(x for x in network.effect_widths if x not in encoder)
@@ -88,15 +97,23 @@ class TensorFlowEngine(Engine):
 
         self.n_steps += 1
         self._padded.clear()
-        draw = self.effects.draw(feeds.batch_codes, self.n_steps) if self.effects else None
+        draw = None
+        if self.effects is not None:
+            everyones = feeds.share.batch_codes if feeds.share else None
+            draw = self.effects.draw(feeds.batch_codes, self.n_steps, everyones=everyones)
         cells = draw.cells if draw else {}
+        part, n_rows = part_of(feeds, draw)
         terms, gradients = self._step(
             _inputs(feeds, {layer: _tensors(pair) for layer, pair in cells.items()}),
             tf.constant(learning_rate, tf.float32),
             tf.constant(float(self.n_steps), tf.float32),
+            part,
+            n_rows,
         )
         if self.effects is not None and draw is not None:
             host = {layer: (pair[0].numpy(), pair[1].numpy()) for layer, pair in gradients.items()}
+            if part is not None:
+                draw, host = summed_draw(draw, host)
             self.effects.update(draw, host, learning_rate=learning_rate, n_updates=self.n_steps)
         return terms
 
@@ -163,10 +180,15 @@ class TensorFlowEngine(Engine):
         self.n_steps = int(state["n_steps"])
         self._padded.clear()
 
-    def _step_graph(self, inputs: Inputs, rate: Tensor, step: Tensor) -> tuple[Tensor, Any]:
+    def _step_graph(
+        self, inputs: Inputs, rate: Tensor, step: Tensor, part: Part | None, n_rows: int
+    ) -> tuple[Tensor, Any]:
         """Build one update: adversary on detached activations, then everything else against it."""
         import tensorflow as tf
 
+        reduction = Reduction(self._peers, part) if self._peers and part else None
+        if reduction is not None:
+            inputs = inputs._replace(across=reduction.across)
         network = self.network
         names = list(self.model)
         watched = [tensor for pair in inputs.effects.values() for tensor in pair]
@@ -177,28 +199,39 @@ class TensorFlowEngine(Engine):
             detached = {name: tf.stop_gradient(value) for name, value in activations.items()}
             for i in range(network.n_adversary_updates):
                 update = step * network.n_adversary_updates - (network.n_adversary_updates - 1 - i)
-                self._update_adversary(detached, inputs, rate, update)
+                self._update_adversary(detached, inputs, rate, update, reduction)
             terms, updates = network.objective(
                 values, self.adversary, activations, inputs, training=True
             )
+            objective = terms["total"] if part is None else terms["total"] * part.weight
         gradients = tape.gradient(
-            terms["total"],
+            objective,
             [self.model[name] for name in names] + watched,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         own = gradients[: len(names)]
+        pairs = iter(gradients[len(names) :])
+        effect_gradients = {layer: (next(pairs), next(pairs)) for layer in inputs.effects}
+        reported = tf.stack([terms[name] for name in network.reported])
+        if reduction is not None:
+            own, effect_gradients, reported = reduction.step(
+                own, effect_gradients, reported, n_rows
+            )
         if network.max_gradient_norm is not None:
             own, _ = tf.clip_by_global_norm(own, network.max_gradient_norm)
         for name, gradient in zip(names, own, strict=True):
             self._adam(name, self.model[name], gradient, rate, step)
         for name, value in (encoder_updates | updates).items():
             self.statistics[name].assign(value)
-        pairs = iter(gradients[len(names) :])
-        effect_gradients = {layer: (next(pairs), next(pairs)) for layer in inputs.effects}
-        return tf.stack([terms[name] for name in network.reported]), effect_gradients
+        return reported, effect_gradients
 
     def _update_adversary(
-        self, detached: Mapping[str, Tensor], inputs: Inputs, rate: Tensor, update: Tensor
+        self,
+        detached: Mapping[str, Tensor],
+        inputs: Inputs,
+        rate: Tensor,
+        update: Tensor,
+        reduction: Reduction | None,
     ) -> None:
         """Move the adversary once on activations that carry no gradient."""
         import tensorflow as tf
@@ -206,7 +239,11 @@ class TensorFlowEngine(Engine):
         names = list(self.adversary)
         with tf.GradientTape() as tape:
             loss = self.network.adversary_loss(self.adversary, detached, inputs)
+            if reduction is not None:
+                loss = loss * reduction.part.weight
         gradients = tape.gradient(loss, [self.adversary[name] for name in names])
+        if reduction is not None:
+            gradients = reduction.gradients(gradients)
         for name, gradient in zip(names, gradients, strict=True):
             self._adam(name, self.adversary[name], gradient, rate, update)
 

@@ -22,11 +22,10 @@ from medl_scale.models.network import DataSummary
 from medl_scale.progress import is_loss
 from medl_scale.seeds import Purpose, generator
 from medl_scale.store.atlas import describe, read_columns
-from medl_scale.store.latents import read_latent_array, write_latent_array
 from medl_scale.stream.densify import Transform
-from medl_scale.stream.minibatches import blocks
 from medl_scale.stream.source import open_source
 from medl_scale.stream.statistics import TrainStatistics, train_statistics
+from medl_scale.train.collective import Peers, join
 from medl_scale.train.effects import NoiseTable
 from medl_scale.train.engine import (
     EffectOptions,
@@ -39,33 +38,33 @@ from medl_scale.train.fit_files import (
     FitSummary,
     FitTask,
     check_same_fit,
-    latent_path,
     publisher,
     read_summary,
     write_history,
     write_json,
 )
 from medl_scale.train.fit_inputs import check_labels, frozen_latent, vocabulary_of
-from medl_scale.train.fit_settings import is_compiled, limit_threads, loop_config
+from medl_scale.train.fit_results import blind_adversary, encode_all, probe_latents
+from medl_scale.train.fit_settings import check_ranks, is_compiled, limit_threads, loop_config
 from medl_scale.train.fitted import FittedModel, FittedNetwork, Vocabulary
 from medl_scale.train.loop import Status, TrainData, Training
 from medl_scale.train.pca import fit_pca
-from medl_scale.train.probe import BatchProbe, probe_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
+    from medl_scale.ranks import Ranks
     from medl_scale.store.atlas import Atlas, Columns, Split
     from medl_scale.stream.contract import Source
 
 __all__ = ["fit_one"]
 
-ENCODE_ROWS = 4096
 
-
-def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) -> FitSummary:
+def fit_one(
+    task: FitTask,
+    report: Callable[[FitStatus], None] | None = None,
+    ranks: Ranks | None = None,
+) -> FitSummary:
     """Fit one model on one fold, or continue or skip what a resumed run already did.
 
     Parameters
@@ -74,35 +73,72 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         What to fit and where to keep it.
     report
         Called with the state of the fit, as written to `status.json`.
+    ranks
+        This process's place among several that train the fit together. Each calls this with the same
+        task, in a process that has not used TensorFlow but for fits with the same `ranks`. The first
+        alone reads and writes `task.folder` and `task.latents`, and reports; all return the same.
+        None trains alone.
 
     Raises
     ------
     ConfigError
-        If the folder holds a fit with other settings.
+        If the folder holds a fit with other settings, or the fit cannot have so many ranks.
     DataError
         If the model cannot be fitted to these data, such as a classifier without labels.
     DivergedError
         If losses stay non-finite.
+    RankLostError
+        If another rank is gone. This process must then end; in fresh processes, as many or not, the
+        fit continues from its last checkpoint.
+
+    Notes
+    -----
+    With several ranks, statistics of the train split, latents and probes are computed by the first
+    while the others wait: they take seconds where training takes minutes.
     """
     started = time.perf_counter()
-    folder = Path(task.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     atlas = describe(task.ref)
-    check_same_fit(task, atlas, folder)
-    done = folder / "done.json"
-    if done.exists():
-        return read_summary(folder)
-    publish = publisher(task, folder, report)
-    limit_threads(task.n_threads)
-    columns = read_columns(task.ref)
     split = atlas.split(task.fold)
-    check_labels(task, atlas, columns, split)
+    check_ranks(task, split, ranks)
+    peers = join(ranks, task.n_threads)
+    with peers.guarded():
+        return _fit(task, atlas, split, report, peers, started)
+
+
+def _fit(
+    task: FitTask,
+    atlas: Atlas,
+    split: Split,
+    report: Callable[[FitStatus], None] | None,
+    peers: Peers,
+    started: float,
+) -> FitSummary:
+    """Do what `fit_one` promises, as one of its ranks."""
+    folder = Path(task.folder)
+    columns = read_columns(task.ref)
+
+    def begin() -> FitSummary | None:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_same_fit(task, atlas, folder)
+        if (folder / "done.json").exists():
+            return read_summary(folder)
+        check_labels(task, atlas, columns, split)
+        return None
+
+    finished = peers.from_first(begin)
+    if finished is not None:
+        return finished
+    publish = publisher(task, folder, report) if peers.is_first else _unheard
+    if peers.world_size == 1:
+        limit_threads(task.n_threads)
     cache = task.stream_config.cache_memory
     with open_source(task.ref, cache_memory=cache) as source:
         publish(FitStatus(task.model, task.fold, "statistics"))
         plain = Transform(atlas.input_units, atlas.target_sum)
-        statistics = train_statistics(
-            source, columns, list(split.train), plain, len(atlas.batch_levels)
+        statistics = peers.from_first(
+            lambda: train_statistics(
+                source, columns, list(split.train), plain, len(atlas.batch_levels)
+            )
         )
         vocabulary = vocabulary_of(task.ref, atlas, statistics)
         statistics_s = time.perf_counter() - started
@@ -110,18 +146,39 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         if task.model == "pca":
             fit = _fit_pca(task, source, columns, split, vocabulary, statistics, publish)
         else:
-            fit = _fit_network(task, atlas, source, columns, split, vocabulary, statistics, publish)
+            fit = _fit_network(
+                task, atlas, source, columns, split, vocabulary, statistics, publish, peers
+            )
         train_s = time.perf_counter() - started - statistics_s
-        publish(FitStatus(task.model, task.fold, "encoding"))
-        fit.model.save(folder, {"fold": task.fold, "backend": backend_name()})
-        _encode_all(task, atlas, source, columns, fit)
-    encode_s = time.perf_counter() - started - statistics_s - train_s
+        seconds = {"statistics": statistics_s, "training": train_s}
+        return peers.from_first(
+            lambda: _finish(task, atlas, source, columns, split, fit, publish, seconds)
+        )
+
+
+def _finish(
+    task: FitTask,
+    atlas: Atlas,
+    source: Source,
+    columns: Columns,
+    split: Split,
+    fit: _Fitted,
+    publish: Callable[[FitStatus], None],
+    seconds: dict[str, float],
+) -> FitSummary:
+    """Write the trained model, the latents and the summary, which ends the fit."""
+    folder = Path(task.folder)
+    started = time.perf_counter()
+    publish(FitStatus(task.model, task.fold, "encoding"))
+    fit.model.save(folder, {"fold": task.fold, "backend": backend_name()})
+    encode_all(task, atlas, source, columns, fit.model, fit.best_epoch)
+    encode_s = time.perf_counter() - started
     probe = None
     messages = list(fit.warnings)
     if task.model in {"fe", "fec"}:
         publish(FitStatus(task.model, task.fold, "probing"))
-        probe = _probe(task, columns, split)
-        messages += _blind_adversary(task, fit, probe, atlas)
+        probe = probe_latents(task, columns, split)
+        messages += blind_adversary(task, fit.best_row, probe, atlas)
     speeds = [row["cells_per_s"] for row in fit.history[1:]] or [0.0]
     error = fit.best_row.get("val_reconstruction")
     summary = FitSummary(
@@ -135,13 +192,12 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         losses={name: value for name, value in fit.best_row.items() if is_loss(name)},
         relative_error=None if error is None else error / fit.variance,
         seconds={
-            "statistics": statistics_s,
-            "training": train_s,
+            **seconds,
             "encoding": encode_s,
             "step": sum(row["step_s"] for row in fit.history),
             "validation": sum(row["validation_s"] for row in fit.history),
             "loader_wait": sum(row["loader_wait_s"] for row in fit.history),
-            "total": time.perf_counter() - started,
+            "total": sum(seconds.values()) + time.perf_counter() - started,
         },
         cells_per_s=float(np.median(speeds)),
         peak_memory_bytes=max((row["peak_memory_bytes"] for row in fit.history), default=0),
@@ -149,10 +205,14 @@ def fit_one(task: FitTask, report: Callable[[FitStatus], None] | None = None) ->
         recoveries=fit.recoveries,
         warnings=tuple(messages),
     )
-    write_json(done, dataclasses.asdict(summary))
+    write_json(folder / "done.json", dataclasses.asdict(summary))
     (folder / "checkpoint.npz").unlink(missing_ok=True)
     publish(FitStatus(task.model, task.fold, "done"))
     return summary
+
+
+def _unheard(status: FitStatus) -> None:
+    """Take a state that the first rank tells."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +243,7 @@ def _fit_network(
     vocabulary: Vocabulary,
     statistics: TrainStatistics,
     publish: Callable[[FitStatus], None],
+    peers: Peers,
 ) -> _Fitted:
     """Train a network and return it with its best weights."""
     scale = vocabulary.transform.scale
@@ -219,13 +280,16 @@ def _fit_network(
         initial,
         effects,
         n_threads=task.n_threads,
-        compiled=is_compiled(task, network, statistics.n),
+        compiled=is_compiled(task, network, statistics.n, peers.world_size),
+        peers=peers,
     )
     losses: dict[str, float] = {}
     folder = Path(task.folder)
     epochs = folder / EPOCHS_FILE
 
     def report(status: Status) -> None:
+        if not peers.is_first:
+            return
         if status.row is not None:
             with epochs.open("a") as file:
                 file.write(json.dumps(status.row) + "\n")
@@ -251,15 +315,18 @@ def _fit_network(
         engine,
         TrainData(source, columns, split, vocabulary.transform, atlas.batch_levels, frozen),
         config,
-        checkpoint=folder / "checkpoint.npz",
+        checkpoint=folder / "checkpoint.npz" if peers.is_first else None,
         report=report,
+        peers=peers,
     )
     training.resume()
-    epochs.write_text("".join(json.dumps(row) + "\n" for row in training.position.history))
+    if peers.is_first:
+        epochs.write_text("".join(json.dumps(row) + "\n" for row in training.position.history))
     try:
         result = training.run()
     finally:
-        write_history(folder / "history.csv", task, training.position)
+        if peers.is_first:
+            write_history(folder / "history.csv", task, training.position)
     model = FittedNetwork(
         task.model, engine, task.model_config, summary, vocabulary, frozen_latent=n_frozen
     )
@@ -304,54 +371,3 @@ def _fit_pca(
     )
     variance = float(np.mean(np.square(statistics.sd * scale, dtype=np.float64)))
     return _Fitted(model, model.components.shape[1], [], 0, 0, variance)
-
-
-def _encode_all(
-    task: FitTask, atlas: Atlas, source: Source, columns: Columns, fit: _Fitted
-) -> None:
-    """Write the latents of all cells, block by block and by row."""
-    model = fit.model
-    transform = model.vocabulary.transform
-    for key, n_latent in model.latent_sizes().items():
-
-        def encoded(key: str = key) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-            everything = [slice(0, atlas.n_obs)]
-            with blocks(source, columns, everything, transform, ENCODE_ROWS) as found:
-                for block in found:
-                    yield block.rows, model.encode(block.x, block.batch_codes)[key]
-
-        write_latent_array(
-            latent_path(task.latents, key, task.fold),
-            encoded(),
-            n_obs=atlas.n_obs,
-            n_latent=n_latent,
-            provenance={"model": task.model, "fold": task.fold, "best_epoch": fit.best_epoch},
-        )
-
-
-def _probe(task: FitTask, columns: Columns, split: Split) -> BatchProbe:
-    """Return what a fresh probe reads of the batch from the latents just written."""
-    latent = read_latent_array(latent_path(task.latents, f"X_medl_{task.model}", task.fold))
-    train = np.concatenate([np.arange(rows.start, rows.stop) for rows in split.train])
-    return probe_batch(
-        latent[train],
-        columns.batch_codes[train],
-        latent[split.test],
-        columns.batch_codes[split.test],
-        seed=task.train_config.seed,
-        n_threads=task.n_threads,
-    )
-
-
-def _blind_adversary(task: FitTask, fit: _Fitted, probe: BatchProbe, atlas: Atlas) -> list[str]:
-    """Return a warning when the adversary sees nothing where a fresh probe reads the batch."""
-    blind = fit.best_row.get("val_adversary", 0.0) > 0.9 * np.log(len(atlas.batch_levels))
-    if not blind or probe.forest_accuracy <= probe.majority + 0.1:
-        return []
-    message = (
-        f"The adversary of '{task.model}' fold {task.fold} is at chance, yet a fresh forest reads the "
-        f"batch from the latent at {probe.forest_accuracy:.2f} (always the largest batch: "
-        f"{probe.majority:.2f}): the adversary has collapsed and the latent is not free of batch. "
-        "Use model 'me', or --adversary strong."
-    )
-    return [message]

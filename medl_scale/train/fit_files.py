@@ -15,7 +15,7 @@ from medl_scale.store.atomic import atomic_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from medl_scale.config import ModelConfig, StreamConfig, TrainConfig
     from medl_scale.store.atlas import Atlas, AtlasRef
@@ -33,6 +33,7 @@ __all__ = [
     "read_epochs",
     "read_status",
     "read_summary",
+    "record_lost",
     "write_history",
     "write_json",
 ]
@@ -101,6 +102,8 @@ class FitSummary:
     recoveries: int = 0
     warnings: tuple[str, ...] = ()
     """What the user should know about the result, with an action each."""
+    lost: tuple[str, ...] = ()
+    """Processes that died under the fit, which went on from its last checkpoint each time."""
 
 
 def latent_path(latents: str | os.PathLike[str], key: str, fold: int) -> Path:
@@ -112,8 +115,15 @@ def latent_path(latents: str | os.PathLike[str], key: str, fold: int) -> Path:
 def read_summary(folder: Path) -> FitSummary:
     """Return how the finished fit in a folder ended."""
     values = json.loads((folder / "done.json").read_text())
-    tuples = {name: tuple(values[name]) for name in ("keys", "warnings")}
+    tuples = {name: tuple(values.get(name, ())) for name in ("keys", "warnings", "lost")}
     return FitSummary(**(values | tuples))
+
+
+def record_lost(folder: Path, lost: Sequence[str]) -> None:
+    """Note in the summary of a finished fit which processes died under it; the fit cannot know."""
+    summary = read_summary(folder)
+    changed = dataclasses.replace(summary, lost=(*summary.lost, *lost))
+    write_json(folder / "done.json", dataclasses.asdict(changed))
 
 
 def read_epochs(folder: Path, *, start: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medl_scale.errors import ConfigError
+from medl_scale.stream.plan import EpochPlan
 from medl_scale.train.engine import backend_name, native_log_kept_back
 from medl_scale.train.loop import LoopConfig
 from medl_scale.train.stopping import StoppingRule
 
 if TYPE_CHECKING:
     from medl_scale.models.network import Network
+    from medl_scale.ranks import Ranks
+    from medl_scale.store.atlas import Split
     from medl_scale.train.fit_files import FitTask
 
-__all__ = ["is_compiled", "limit_threads", "loop_config"]
+__all__ = ["check_ranks", "is_compiled", "limit_threads", "loop_config"]
 
 VALIDATE_EVERY_STEPS = 10
 WARM_UP_STEPS = 20
@@ -57,8 +61,41 @@ def loop_config(task: FitTask, n_train: int) -> LoopConfig:
     )
 
 
-def is_compiled(task: FitTask, network: Network, n_train: int) -> bool:
+def check_ranks(task: FitTask, split: Split, ranks: Ranks | None) -> None:
+    """Raise unless a fit can be trained by so many ranks; before they meet, so that none waits."""
+    if ranks is None or ranks.world_size == 1:
+        return
+    n_ranks = ranks.world_size
+    if task.model == "pca":
+        raise ConfigError(
+            f"Model 'pca' has no steps that ranks could share; got {n_ranks} ranks. Fit it on one."
+        )
+    if task.train_config.compile == "on":
+        raise ConfigError(
+            "compile 'on' lets XLA compile the step, which cannot hold the sums over "
+            f"{n_ranks} ranks. Use compile 'auto' or 'off', or one rank."
+        )
+    config = loop_config(task, sum(rows.stop - rows.start for rows in split.train))
+    plan = EpochPlan(
+        train=split.train,
+        minibatch_size=config.minibatch_size,
+        run_size=config.run_size,
+        window_size=config.window_size,
+        seed=config.seed,
+        epoch=0,
+    )
+    last = plan.n_minibatches - 1
+    if min(plan.sizes(last, n_ranks)) < 1:
+        raise ConfigError(
+            f"The last minibatch of an epoch has {plan.length(last)} cells, too few for {n_ranks} "
+            "ranks. Use fewer ranks or a larger minibatch_size."
+        )
+
+
+def is_compiled(task: FitTask, network: Network, n_train: int, world_size: int = 1) -> bool:
     """Say whether XLA compiles the step: faster for FE on CPUs in long fits, slower for effects."""
+    if world_size > 1:
+        return False
     if task.train_config.compile != "auto":
         return task.train_config.compile == "on"
     steps_per_epoch = n_train / task.stream_config.minibatch_size

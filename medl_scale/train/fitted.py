@@ -22,6 +22,8 @@ from medl_scale.stream.densify import Transform
 from medl_scale.train.checkpoint import read_arrays, write_arrays
 from medl_scale.train.effects import NoiseTable
 from medl_scale.train.engine import EffectOptions, build_engine
+from medl_scale.train.lanes import in_lanes
+from medl_scale.train.predictor_numpy import NumpyPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from medl_scale.train.engine import Engine
+    from medl_scale.train.engine import Predictor
 
     Floats = NDArray[np.float32]
 
@@ -81,12 +83,12 @@ class FittedModel(ABC):
 
 @final
 class FittedNetwork(FittedModel):
-    """A trained network in an engine."""
+    """A trained network in an engine, or in NumPy."""
 
     def __init__(
         self,
         name: str,
-        engine: Engine,
+        engine: Predictor,
         config: ModelConfig,
         summary: DataSummary,
         vocabulary: Vocabulary,
@@ -140,16 +142,21 @@ class FittedNetwork(FittedModel):
     ) -> Iterator[tuple[slice, Floats]]:
         """Yield what `decode` returns some rows at a time, while a processor's cache holds them."""
         n_rows = len(latent)
-        for start in range(0, n_rows, TILE_ROWS):
-            rows = slice(start, min(start + TILE_ROWS, n_rows))
-            n_own = rows.stop - start
+
+        def decode(rows: slice) -> tuple[slice, Floats]:
+            n_own = rows.stop - rows.start
             lacking = TILE_ROWS - n_own
             tile = self.engine.decode(
                 np.pad(latent[rows], ((0, lacking), (0, 0))),
                 np.pad(batch_codes[rows], (0, lacking)),
                 effects,
             )
-            yield rows, tile[:n_own]
+            return rows, tile[:n_own]
+
+        tiles = [
+            slice(start, min(start + TILE_ROWS, n_rows)) for start in range(0, n_rows, TILE_ROWS)
+        ]
+        yield from in_lanes(decode, tiles, self.engine.n_lanes)
 
     def effects(self) -> dict[str, EffectTable]:
         """Return the posterior of the random effects per layer; empty where there are none."""
@@ -221,8 +228,17 @@ class FittedPca(FittedModel):
         write_arrays(folder / MODEL_FILE, arrays | _names(self.vocabulary), record)
 
 
-def load_model(folder: Path, *, n_threads: int = 1) -> tuple[FittedModel, dict[str, Any]]:
+def load_model(
+    folder: Path, *, n_threads: int = 1, in_numpy: bool = False
+) -> tuple[FittedModel, dict[str, Any]]:
     """Return a saved model and its record.
+
+    Parameters
+    ----------
+    n_threads
+        Threads of an engine's kernels.
+    in_numpy
+        Predict in NumPy, without loading the framework, instead of by an engine.
 
     Raises
     ------
@@ -268,14 +284,18 @@ def load_model(folder: Path, *, n_threads: int = 1) -> tuple[FittedModel, dict[s
         layer: EffectTable(arrays[f"effects/{layer}/loc"], arrays[f"effects/{layer}/untransformed"])
         for layer in network.effect_widths
     }
-    options = (
-        EffectOptions(tables, network.kl_weights, None, one_draw_kl=False, noise=NoiseTable(0))
-        if tables
-        else None
-    )
-    engine = build_engine(network, initial, options, n_threads=n_threads, compiled=False)
+    predictor: Predictor
+    if in_numpy:
+        predictor = NumpyPredictor(network, initial, tables)
+    else:
+        options = (
+            EffectOptions(tables, network.kl_weights, None, one_draw_kl=False, noise=NoiseTable(0))
+            if tables
+            else None
+        )
+        predictor = build_engine(network, initial, options, n_threads=n_threads, compiled=False)
     fitted = FittedNetwork(
-        record["model"], engine, config, summary, vocabulary, frozen_latent=frozen
+        record["model"], predictor, config, summary, vocabulary, frozen_latent=frozen
     )
     return fitted, record
 

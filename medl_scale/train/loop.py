@@ -25,7 +25,8 @@ from medl_scale.seeds import Purpose, generator
 from medl_scale.stream.minibatches import blocks, stream
 from medl_scale.stream.plan import EpochPlan
 from medl_scale.train.checkpoint import read_checkpoint, write_checkpoint
-from medl_scale.train.engine import Engine, Feeds
+from medl_scale.train.collective import Alone, Peers
+from medl_scale.train.engine import Engine, Feeds, Share
 from medl_scale.train.stopping import Stopping, StoppingRule, Verdict
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class Training:
         File to write checkpoints to, or None for none.
     report
         Called after steps, at most a few times a second, and after each epoch.
+    peers
+        The processes that train the network together, each with an engine of its own.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Training:
         *,
         checkpoint: Path | None = None,
         report: Callable[[Status], None] = lambda _: None,
+        peers: Peers | None = None,
     ) -> None:
         self.network = network
         self.engine = engine
@@ -152,18 +156,22 @@ class Training:
         self.config = config
         self.checkpoint = checkpoint
         self.report = report
+        self.peers = peers or Alone()
         self.position = Position(sums=[0.0] * len(network.reported))
         self._best: State = {}
         self._good: tuple[State, dict[str, Any]] | None = None
         self._saved_at = time.monotonic()
         self._reported_at = 0.0
         self._interrupted = False
+        self._all_stop = False
+        """Whether a rank was interrupted, as every rank learnt in the same step."""
 
     def resume(self) -> bool:
         """Continue from the checkpoint, if there is one; say whether there was."""
-        if self.checkpoint is None or not self.checkpoint.exists():
+        found = self.peers.from_first(self._stored)
+        if found is None:
             return False
-        states, record = read_checkpoint(self.checkpoint)
+        states, record = found
         place = record["place"]
         self.engine.load_state(states[place["now"]])
         self.position = _position(record["position"])
@@ -198,6 +206,12 @@ class Training:
             n_steps=position.step,
         )
 
+    def _stored(self) -> tuple[dict[str, State], dict[str, Any]] | None:
+        """Return what the checkpoint holds, if there is one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return None
+        return read_checkpoint(self.checkpoint)
+
     def _plan(self) -> EpochPlan:
         """Return the order of the present epoch."""
         return EpochPlan(
@@ -220,6 +234,8 @@ class Training:
             data.columns,
             plan,
             data.transform,
+            rank=self.peers.rank,
+            world_size=self.peers.world_size,
             start=position.minibatch,
             prefetch=self.config.prefetch,
         )
@@ -231,10 +247,12 @@ class Training:
                     self.engine.step(feeds, learning_rate=self._learning_rate()), np.float64
                 )
                 step_s += time.perf_counter() - before
+                if feeds.share is not None:
+                    terms, self._all_stop = terms[:-1], bool(terms[-1] > 0)
                 if not np.isfinite(terms).all():
                     self._recover(terms, feeds, f"epoch {position.epoch}, step {position.step}")
                     return None
-                size = len(feeds.batch_codes)
+                size = len(feeds.batch_codes if feeds.share is None else feeds.share.batch_codes)
                 position.step += 1
                 position.minibatch += 1
                 position.n_cells += size
@@ -289,7 +307,7 @@ class Training:
             position.validated_at = position.step
             terms, bad_block = self._validate()
             row |= self._named("val", terms, kl)
-            if bad_block is not None:
+            if not np.isfinite(terms).all():
                 place = f"epoch {row['epoch']}, step {position.step}, in validation"
                 self._recover(terms, bad_block, place)
                 return
@@ -313,13 +331,24 @@ class Training:
         self._save_if_due()
 
     def _validate(self) -> tuple[NDArray[np.float64], Feeds | None]:
-        """Return (n_terms,) means over the validation cells, and the first block without finite ones."""
-        data = self.data
+        """Return (n_terms,) means over the validation cells, and the first own block without finite ones."""
+        data, peers = self.data, self.peers
+        val = data.split.val
+        n_blocks = -(-(val.stop - val.start) // VALIDATION_ROWS)
+        # Whole blocks for each rank, so that their losses are those of one process.
+        first, end = (
+            min(val.start + n_blocks * rank // peers.world_size * VALIDATION_ROWS, val.stop)
+            for rank in (peers.rank, peers.rank + 1)
+        )
         sums = np.zeros(len(self.network.reported))
         n_cells = 0
         bad_block = None
         with blocks(
-            data.source, data.columns, [data.split.val], data.transform, VALIDATION_ROWS
+            data.source,
+            data.columns,
+            [slice(first, end)] if first < end else [],
+            data.transform,
+            VALIDATION_ROWS,
         ) as found:
             for block in found:
                 feeds = self._feeds(block)
@@ -328,7 +357,8 @@ class Training:
                     bad_block = feeds
                 sums += terms * len(block.rows)
                 n_cells += len(block.rows)
-        return sums / n_cells, bad_block
+        totals = peers.sum(np.append(sums, n_cells))
+        return totals[:-1] / totals[-1], bad_block
 
     def _feeds(self, minibatch: Minibatch) -> Feeds:
         """Return a block's feeds without randomness."""
@@ -344,17 +374,24 @@ class Training:
         """Return a minibatch's feeds; its random numbers depend on seed and step alone."""
         network = self.network
         rng = generator(self.config.seed, Purpose.TRAINING_NOISE, self.position.step)
-        noise = mask = None
-        size = len(minibatch.rows)
+        noise = mask = share = None
+        size, own = len(minibatch.rows), slice(None)
+        if minibatch.whole is not None:
+            columns, whole = self.data.columns, minibatch.whole
+            start = sum(whole.sizes[: self.peers.rank])
+            own = slice(start, start + size)
+            size = len(whole.rows)
+            n_labelled = int((columns.label_codes[whole.rows] >= 0).sum())
+            share = Share(columns.batch_codes[whole.rows], n_labelled, self._interrupted)
         if network.uses_latent_noise:
-            noise = rng.standard_normal((size, network.n_latent), dtype=np.float32)
+            noise = rng.standard_normal((size, network.n_latent), dtype=np.float32)[own]
         if network.input_dropout > 0:
-            drawn = np.frombuffer(rng.bytes(minibatch.x.size), np.uint8)
-            kept = drawn >= round(256 * network.input_dropout)
-            mask = kept.view(np.uint8).reshape(minibatch.x.shape)
+            n_vars = minibatch.x.shape[1]
+            drawn = np.frombuffer(rng.bytes(size * n_vars), np.uint8).reshape(size, n_vars)[own]
+            mask = (drawn >= round(256 * network.input_dropout)).view(np.uint8)
         ramp = min(1.0, self.position.step / max(1, self.config.ramp_steps))
         return dataclasses.replace(
-            self._feeds(minibatch), latent_noise=noise, keep_mask=mask, ramp=ramp
+            self._feeds(minibatch), latent_noise=noise, keep_mask=mask, ramp=ramp, share=share
         )
 
     def _learning_rate(self) -> float:
@@ -378,7 +415,7 @@ class Training:
             named[f"{split}_total"] += kl
         return named
 
-    def _recover(self, terms: NDArray[np.float64], feeds: Feeds, place: str) -> None:
+    def _recover(self, terms: NDArray[np.float64], feeds: Feeds | None, place: str) -> None:
         """Go back to the last good state with a lower rate; give up at the second time."""
         term = self.network.reported[int(np.flatnonzero(~np.isfinite(terms))[0])]
         if self._good is None:
@@ -388,18 +425,25 @@ class Training:
         self.engine.load_state(state)
         self.position = _position(record)
         if recoveries > 0:
-            raise DivergedError(
+            error = DivergedError(
                 f"The loss term '{term}' of model '{self.network.name}' became non-finite in "
                 f"{place}, most likely by cells of batch '{self._suspect(feeds)}'; lowering the "
                 "learning rate once did not help. Try a smaller --learning-rate, or look at these "
                 "cells."
             )
+            raise self.peers.everyones(error)
         self.position.recoveries = recoveries + 1
         self.position.rate_factor *= RECOVERY_DROP
         self._remember_good()
 
-    def _suspect(self, feeds: Feeds) -> str:
-        """Name the batch whose cells have the largest loss under the last good weights."""
+    def _suspect(self, feeds: Feeds | None) -> str:
+        """Name the batch whose cells have the largest loss under the last good weights, on any rank."""
+        own = (-1.0, -math.inf) if feeds is None else self._worst_batch(feeds)
+        found = self.peers.gather(np.array(own))
+        return self.data.batch_levels[int(found[found[:, 1].argmax(), 0])]
+
+    def _worst_batch(self, feeds: Feeds) -> tuple[int, float]:
+        """Return the batch of a block whose cells have the largest loss, and that loss."""
         worst, worst_value = -1, -math.inf
         for code in np.unique(feeds.batch_codes):
             # Repeated up to one size, since backends build a graph for each.
@@ -413,7 +457,7 @@ class Training:
             value = float(self.engine.evaluate(part)[1])
             if not math.isfinite(value) or value > worst_value:
                 worst, worst_value = int(code), value if math.isfinite(value) else math.inf
-        return self.data.batch_levels[worst]
+        return worst, worst_value
 
     def _remember_good(self, state: State | None = None) -> None:
         """Keep the present state, of which a copy may be given, as one to go back to.
@@ -425,7 +469,8 @@ class Training:
 
     def _save_if_due(self) -> None:
         """Write a checkpoint after an interrupt, at the end and from time to time; pass interrupts on."""
-        interrupted = self._interrupted
+        alone = self.peers.world_size == 1
+        interrupted = self._interrupted if alone else self._all_stop
         waited = time.monotonic() - self._saved_at
         if interrupted or self.position.is_over or waited >= self.config.checkpoint_every_s:
             self._saved_at = time.monotonic()

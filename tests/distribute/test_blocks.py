@@ -7,8 +7,8 @@ import numpy as np
 import psutil
 import pytest
 
-from medl_scale.distribute.blocks import map_on_client, worker_blocks
-from medl_scale.distribute.local import local_client
+from medl_scale.distribute.blocks import map_on_client
+from medl_scale.distribute.clusters.local import local_client
 from medl_scale.errors import WorkerLostError
 from medl_scale.evaluate.blocks import map_here, row_blocks
 
@@ -81,8 +81,3 @@ def test_a_block_that_always_kills_its_worker_is_given_up_and_nothing_stays_behi
 def test_what_a_block_raises_is_raised_here(client):
     with pytest.raises(ValueError, match="cannot do 0"):
         list(map_on_client(client)(refuse, None, range(3)))
-
-
-def test_one_worker_is_this_process():
-    with worker_blocks(1) as carried:
-        assert carried is None

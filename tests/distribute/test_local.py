@@ -209,4 +209,4 @@ def test_a_script_that_starts_workers_when_imported_is_told_so(tmp_path):
         check=False,
     )
     assert "Put its calls under `if __name__ == '__main__':`" in done.stderr
-    assert "FitFailedError: 2 worker processes could not be started" in done.stderr
+    assert "ClusterError: 2 worker processes could not be started" in done.stderr

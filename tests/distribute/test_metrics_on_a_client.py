@@ -5,7 +5,7 @@ import pytest
 
 from medl_scale import evaluate
 from medl_scale.distribute import map_on_client
-from medl_scale.distribute.local import local_client
+from medl_scale.distribute.clusters.local import local_client
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])

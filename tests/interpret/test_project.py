@@ -185,6 +185,52 @@ def test_the_population_effect_has_no_interval(models, cells):
         assert np.isnan(values[:, 1]).all()
 
 
+def test_differences_are_taken_within_each_draw(models, cells):
+    model = models["me"]
+    x, own = cells
+    # The order of the targets is not that of the batches.
+    as_if = AsIf(model, find_targets(("c", "average", "b", "a", "d"), LEVELS))
+    n_draws = 6
+    draws = PosteriorDraws(model.engine, as_if.targets.codes, n_draws, 3)
+    found = as_if.draw_differences(x, own, draws, level=0.8, factor=2.0)
+
+    latent = model.engine.encode(x, own)
+    moved = np.empty((n_draws, *found.mean.shape), np.float64)
+    tables = model.effects()
+    for draw in range(n_draws):
+        every = draw_effects(tables, np.array([0, 1, 2, 3, -1], np.int32), 3, draw)
+
+        def under(code, every=every):
+            return decoded_in_float64(model, latent, lambda layer, _: every[layer][:, code])
+
+        of_own = np.stack([under(code)[cell] for cell, code in enumerate(own)])
+        for place, code in enumerate(as_if.targets.codes):
+            moved[draw, :, place] = 2.0 * (under(code) - of_own)
+    reach = moved.std(axis=0, ddof=1) * interval_factor(n_draws, 0.8)
+    np.testing.assert_allclose(found.mean, moved.mean(axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.upper - found.lower, 2 * reach, rtol=1e-3, atol=1e-4)
+    cell, place = np.arange(len(x)), np.argsort(as_if.targets.codes)[own + 1]
+    for values in found:
+        assert not values[cell, place].any()
+        # The population differs too, as surely as the own batch's effects are known.
+        assert np.isfinite(values[:, 1]).all()
+    assert (found.upper > found.lower)[:, 1].all()
+
+    # Independent draws of both would say less.
+    apart = as_if.draw(x, own, draws, level=0.8, factor=2.0)
+    widths = apart.upper - apart.lower
+    squares = np.square(widths) + np.square(widths[cell, place])[:, None]
+    others = as_if.targets.codes >= 0
+    assert (found.upper - found.lower)[:, others].mean() < np.sqrt(squares[:, others]).mean()
+
+
+def test_differences_need_the_own_batch(models, cells):
+    as_if = AsIf(models["me"], find_targets("b", LEVELS))
+    draws = PosteriorDraws(models["me"].engine, as_if.targets.codes, 2, 0)
+    with pytest.raises(ConfigError, match=r"those of positions \[0, 3\] are not. Add them"):
+        as_if.draw_differences(*cells, draws, level=0.9)
+
+
 def test_the_reach_of_an_interval_tends_to_the_normal_s():
     assert interval_factor(100_000, 0.95) == pytest.approx(1.96, abs=1e-3)
     # Two draws: t with one degree of freedom is Cauchy, tan(pi * 0.45) at 0.95.

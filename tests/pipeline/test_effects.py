@@ -10,7 +10,9 @@ import pytest
 
 from medl_scale import Run
 from medl_scale.errors import ConfigError, DataError, OutputExistsError, RunError
-from medl_scale.pipeline.effects import write_effects
+from medl_scale.pipeline import effect_files
+from medl_scale.pipeline.effect_files import write_effects, write_run_effects
+from medl_scale.progress import SilentProgress
 from tests.tiny import N_BATCHES, N_GENES
 
 pytestmark = [
@@ -76,14 +78,57 @@ def test_effects_written_are_those_returned(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [p.name for p in paths]
 
 
-def test_effects_lie_in_the_runs_folder_unless_told_otherwise(made, tmp_path):
-    copy = Run(shutil.copytree(made.run, tmp_path / "run"))
-    assert write_effects(copy) == copy.path / "effects.csv"
-    assert (copy.path / "effects.csv").read_text().count("\n") == 1 + N_GENES * N_BATCHES
-    with pytest.raises(
-        OutputExistsError, match=r"effects\.csv exists already\. Choose another out"
-    ):
-        write_effects(copy)
+def test_fit_leaves_the_effects_and_the_genes_that_move_in_the_run(run):
+    rows = pd.read_csv(run.path / "effects.csv")
+    assert len(rows) == 2 * N_GENES * N_BATCHES
+    moved = pd.read_csv(run.path / "moved_genes.csv")
+    for model in ("me", "re"):
+        own = rows[rows["model"] == model]
+        expected = run.effects(model)
+        assert list(own["gene"]) == list(expected["gene"].astype(str))
+        np.testing.assert_allclose(own.iloc[:, 4:], expected.iloc[:, 4:], rtol=1e-4, atol=1e-6)
+        ranked = moved[moved["model"] == model]
+        assert list(ranked["gene"]) == list(run.moved_genes(model)["gene"])
+
+
+class Heard(SilentProgress):
+    """Keeps what is told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message, **fields):
+        self.notes.append(message)
+
+
+def test_of_a_large_run_the_genes_that_move_most_are_written_and_that_is_told(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(effect_files, "MOST_ROWS", 2 * N_BATCHES * 5 + 3)
+    copy = Run(shutil.copytree(run.path, tmp_path / "run"))
+    heard = Heard()
+    write_run_effects(copy, progress=heard)
+    rows = pd.read_csv(copy.path / "effects.csv")
+    for model in ("me", "re"):
+        genes = rows.loc[rows["model"] == model, "gene"].unique().tolist()
+        assert genes == run.moved_genes(model)["gene"][:5].tolist()
+    assert len(pd.read_csv(copy.path / "moved_genes.csv")) == 2 * N_GENES
+    (note,) = heard.notes
+    assert note.startswith(
+        "effects.csv holds the 5 of 80 genes that batches move most, in 4 batches and 2 fits. All of "
+    )
+    assert note.endswith(f"`medl-scale effects {copy.path} -o all.csv.gz`.")
+
+
+def test_a_file_that_is_there_is_kept_unless_it_may_be_replaced(run, tmp_path):
+    path = write_effects(run, tmp_path / "effects.csv")
+    before = path.read_bytes()
+    message = r"effects\.csv exists already\. Choose another out"
+    with pytest.raises(OutputExistsError, match=message):
+        write_effects(run, path, model="re")
+    assert path.read_bytes() == before
+    write_effects(run, path, model="re", overwrite=True)
+    assert path.read_bytes() != before
 
 
 def test_what_a_run_does_not_have_is_told(run, made, tmp_path):

@@ -8,10 +8,11 @@ from sklearn.metrics import silhouette_score
 
 import medl_scale
 from medl_scale.config import METRIC_GROUPS
-from medl_scale.distribute.local import local_client
+from medl_scale.distribute.clusters.local import local_client
 from medl_scale.errors import ConfigError, DataError, RunError
 from medl_scale.pipeline.evaluating import evaluate
 from medl_scale.pipeline.run import Run
+from medl_scale.pipeline.scores import read_scores
 from medl_scale.store.atlas import describe, read_columns
 from tests.tiny import KEYS, medl
 
@@ -72,6 +73,14 @@ def test_every_metric_has_a_figure_and_an_error_in_the_range_of_each(made, tmp_p
     assert set(forests["space"]) == {"X_medl_me", "X_medl_re", "X_pca"} | controls
     assert set(forests["split"]) == {"test", "test, unseen batches"}
     assert len(scores.verdicts) == 3
+    # What is told rightly of all cells is the accuracy, and it is read back as it was.
+    counts = scores.confusion
+    right = counts[counts["truth"] == counts["predicted"]].groupby(["space", "split"])["n"].sum()
+    shares = right / counts.groupby(["space", "split"])["n"].sum()
+    accuracies = forests.set_index(["space", "split"])["value"]
+    pd.testing.assert_series_equal(shares, accuracies[shares.index], check_names=False)
+    written = read_scores(tmp_path / "scores.csv").confusion
+    pd.testing.assert_frame_equal(written, counts, check_dtype=False)
     again = Run(made.run)
     with pytest.raises(RunError, match="There are no scores"):
         _ = again.scores

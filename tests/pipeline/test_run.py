@@ -114,7 +114,10 @@ def test_a_posterior_is_a_distribution_over_scales_and_shifts_of_every_gene(made
     assert not np.allclose(posterior.mean(), other.mean())
     assert run.posterior("me", "batch_1", "decoder0").event_shape[0] == 2
     for args, message in (
-        (("fe", "batch_1"), r"Model 'fe' has no random effects\. Models that have: 'me', 're'\."),
+        (
+            ("fe", "batch_1"),
+            r"Model 'fe' has no random effects\. Models of this run that have: 'me', 're'\.",
+        ),
         (("pca", "batch_1"), "Model 'pca' has no random effects"),
         (("re", "batch_9"), r"'batch_9' is not a batch of the run\. Batches: batch_1, batch_2, "),
         (("re", "batch_1", "top"), r"'top' is not a layer with effects\. Layers: \['decoder0', "),

@@ -18,12 +18,13 @@ from medl_scale.interpret.genomap.layout import (
     save_layout,
 )
 from medl_scale.interpret.genomap.panels import Panels, z_scores
-from medl_scale.interpret.genomap.pictures import check_pictures, draw_panels
+from medl_scale.interpret.genomap.pictures import check_lines, check_pictures, draw_panels
 
 __all__ = [
     "GeneSums",
     "Layout",
     "Panels",
+    "check_lines",
     "check_pictures",
     "correlations_of",
     "draw_panels",

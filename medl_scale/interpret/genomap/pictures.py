@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medl_scale.interpret.genomap.layout import Layout
     from medl_scale.interpret.genomap.panels import Panels
 
-__all__ = ["check_pictures", "draw_panels"]
+__all__ = ["check_lines", "check_pictures", "draw_panels"]
 
 _FORMATS = ("png", "svg", "pdf")
 _OWN = "#d3130b"
@@ -35,6 +35,7 @@ _IMAGE_INCHES = 1.45
 _KEY_WIDTH = 1.75
 # Of 1.7 inches each: more would be too large to draw or to look at.
 _MOST_LINES = 60
+_IMAGES_A_LINE = 8
 # Shares of the values that lie below and above the colours, as in the papers.
 _PERCENTILES = (1.0, 99.0)
 
@@ -58,6 +59,22 @@ def check_pictures(outputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return paths
 
 
+def check_lines(n_cells: int, n_columns: int, images_a_line: int = _IMAGES_A_LINE) -> None:
+    """Raise if so many cells, with so many images each, are too many for one picture.
+
+    Raises
+    ------
+    ConfigError
+        It says how many lines of images they would make.
+    """
+    if (n_lines := n_cells * -(-n_columns // images_a_line)) > _MOST_LINES:
+        raise ConfigError(
+            f"A picture has at most {_MOST_LINES} lines of {images_a_line} images; {n_cells:,} cells "
+            f"with {n_columns:,} images each make {n_lines:,}. Choose fewer cells or batches, or more "
+            "images a line."
+        )
+
+
 def draw_panels(
     panels: Panels,
     layout: Layout,
@@ -65,7 +82,7 @@ def draw_panels(
     *,
     n_labelled: int = 10,
     limits: tuple[float, float] | None = None,
-    images_a_line: int = 8,
+    images_a_line: int = _IMAGES_A_LINE,
     colour_title: str = "log-normalised expression",
     title: str = "",
 ) -> None:
@@ -105,12 +122,7 @@ def draw_panels(
             f"images_a_line must be at least 1 and n_labelled at least 0; got {images_a_line} and "
             f"{n_labelled}. Choose others."
         )
-    n_cells, n_columns = panels.values.shape[:2]
-    if (n_lines := n_cells * -(-n_columns // images_a_line)) > _MOST_LINES:
-        raise ConfigError(
-            f"A picture has at most {_MOST_LINES} lines of images; {n_cells:,} cells with {n_columns:,} "
-            f"images each make {n_lines:,}. Choose fewer cells, or more images a line."
-        )
+    check_lines(len(panels.cell_titles), len(panels.column_titles), images_a_line)
     low, high = limits or _colour_limits(panels.values)
     if not low < high:
         raise ConfigError(f"limits must ascend; got {low:g} and {high:g}. Choose others.")

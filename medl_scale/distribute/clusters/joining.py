@@ -1,0 +1,87 @@
+"""Joining a cluster that runs already: nothing of it is ended with us."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medl_scale.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
+    from medl_scale.distribute.clusters.config import ClusterConfig
+
+__all__ = ["current_client", "joined_client"]
+
+
+@contextmanager
+def joined_client(config: ClusterConfig) -> Iterator[Client]:
+    """Yield a client of the running cluster that an address or a file names.
+
+    Raises
+    ------
+    ConfigError
+        If the file is none that a scheduler wrote.
+    ClusterError
+        If no scheduler answers in time.
+    """
+    from distributed import Client
+    from distributed.versions import VersionMismatchWarning
+
+    address = config.scheduler_address or _address_in(Path(str(config.scheduler_file)), config)
+    with warnings.catch_warnings():
+        # Differences are compared by us, and are errors.
+        warnings.simplefilter("ignore", VersionMismatchWarning)
+        try:
+            client = Client(address, timeout=config.timeout_s, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ClusterError(
+                f"No scheduler answers at {address} within {config.timeout_s:g} s. See that it runs "
+                "there (`dask scheduler`), that this machine may reach the port, and that both talk "
+                "the same protocol (tcp:// or tls://)."
+            ) from error
+    with client:
+        yield client
+
+
+def current_client() -> Client | None:
+    """Return the client that is Dask's default in this process, or None."""
+    import sys
+
+    # Whoever made one has imported it; we need not.
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        client: Client = default_client()
+    except ValueError:
+        return None
+    return client if client.status == "running" else None
+
+
+def _address_in(path: Path, config: ClusterConfig) -> str:
+    """Return the address in a scheduler's file, which it may be about to write."""
+    ends = time.monotonic() + config.timeout_s
+    while not path.exists() and time.monotonic() < ends:
+        time.sleep(0.1)
+    try:
+        text = path.read_text(encoding="utf-8")
+        address: str = json.loads(text)["address"]
+    except FileNotFoundError as error:
+        raise ClusterError(
+            f"The scheduler file {path} did not appear within {config.timeout_s:g} s. Start the "
+            f"scheduler with `dask scheduler --scheduler-file {path}`, on a file system that both see."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not a file that `dask scheduler --scheduler-file` wrote: it holds no address."
+        ) from error
+    return address
