@@ -16,14 +16,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
 	@touch $@
 
-# Simulate an atlas, prepare it, fit ME, FE, RE and PCA, score them: latents, tables, a picture.
+# Simulate an atlas, prepare it, fit ME, FE, RE and PCA, score them, and write the report.
 demo: $(READY)
 	rm -rf demo
 	$(BIN)/medl-scale simulate demo/counts.h5ad --cells 20000 --genes 3000 --batches 12 --labels 8
 	$(BIN)/medl-scale prepare demo/counts.h5ad -o demo/atlas.zarr \
 		--batch-key batch --labels-key cell_type --n-top-genes 2000
-	$(BIN)/medl-scale fit demo/atlas.zarr -o demo/run --max-epochs 40
 	$(BIN)/medl-scale info demo/atlas.zarr
+	$(BIN)/medl-scale fit demo/atlas.zarr -o demo/run --max-epochs 40
 
 # Two processes: most of the time goes into starting frameworks, which takes one core each.
 test: $(READY)

@@ -50,7 +50,7 @@ def compare(
     ] = "both",
     level: Annotated[float, typer.Option(help="Level of the confidence intervals.")] = 0.95,
     top: Annotated[int, typer.Option(help="Genes to list.", min=1)] = 20,
-    atlas: Annotated[Path | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     log_json: LogJson = False,

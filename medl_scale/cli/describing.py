@@ -44,7 +44,7 @@ def embed(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="Prepared atlas or run.")],
+    path: Annotated[str, typer.Argument(help="Prepared atlas, its URL, or a run.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what an atlas or a run is."""

@@ -34,7 +34,7 @@ __all__ = ["evaluate"]
 def evaluate(
     ctx: typer.Context,
     source: Annotated[
-        Path, typer.Argument(help="Run, prepared atlas, or any AnnData .h5ad / .zarr.")
+        str, typer.Argument(help="Run, prepared atlas or its URL, or any AnnData .h5ad / .zarr.")
     ],
     use_rep: Annotated[
         list[str] | None,
@@ -80,7 +80,7 @@ def evaluate(
         float | None, typer.Option(help="Level of the intervals of estimated silhouettes (0.99).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,
-    atlas: Annotated[Path | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Table to write (RUN/scores.csv, NAME_scores.csv)."),

@@ -47,7 +47,9 @@ __all__ = ["fit"]
 @app.command()
 def fit(
     ctx: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Prepared atlas, or raw counts (prepared first).")],
+    data: Annotated[
+        str, typer.Argument(help="Prepared atlas or its URL, or raw counts (prepared first).")
+    ],
     models: Annotated[
         str | None, typer.Option(help=f"Comma-separated, from {','.join(MODELS)} (me,fe,re,pca).")
     ] = None,
@@ -227,7 +229,7 @@ def fit(
             typer.echo(f"Report: {page}")
 
 
-def _stored_settings(data: Path, output: Path | None) -> dict[str, Any]:
+def _stored_settings(data: str, output: Path | None) -> dict[str, Any]:
     """Return the settings of the run that is to be resumed; empty if it has not come to them."""
     from medl_scale.pipeline.fitting import default_output
     from medl_scale.pipeline.run import SETTINGS_FILE, Run

@@ -44,7 +44,7 @@ def genomap(
     label_genes: Annotated[
         int, typer.Option(help="Genes to name for each cell: those that batches move most.")
     ] = 10,
-    atlas: Annotated[Path | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
     quiet: Quiet = False,
     log_json: LogJson = False,
 ) -> None:

@@ -62,12 +62,15 @@ def simulate(
 def prepare(
     ctx: typer.Context,
     inputs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             help=".h5ad, AnnData .zarr, 10x .h5, or 10x mtx folder; several are joined."
         ),
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Atlas to write.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Atlas to write: a folder, or a URL such as s3://..."),
+    ] = None,
     batch_key: BatchKey = None,
     labels_key: LabelsKey = None,
     layer: Annotated[str | None, typer.Option(help="Layer to read instead of X.")] = None,
@@ -137,9 +140,7 @@ def prepare(
         raise ConfigError("The atlas needs a place: name it with --output, such as -o atlas.zarr.")
     from medl_scale.store.prepare import prepare as write_atlas
 
-    atlas = write_atlas(
-        list(inputs), output, settings, overwrite=overwrite, progress=talk.progress()
-    )
+    atlas = write_atlas(inputs, output, settings, overwrite=overwrite, progress=talk.progress())
     talk.say(
         f"{output}: {atlas.n_obs:,} cells x {atlas.n_vars:,} genes, {len(atlas.batch_levels)} batches, "
         f"{len(atlas.label_levels)} labels, {atlas.n_folds} folds\nNext: medl-scale fit {output}"

@@ -66,7 +66,7 @@ def project(
         ),
     ] = DEFAULTS.with_reconstructions,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = DEFAULTS.seed,
-    atlas: Annotated[Path | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
     max_gib: Annotated[
         float | None, typer.Option(help="Largest output, in GiB (64, or what the disk has free).")
     ] = None,

@@ -30,7 +30,7 @@ def report(
         bool, typer.Option("--no-viewer", help="Leave out the viewer of the what-if.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
-    atlas: Annotated[Path | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
     quiet: Quiet = False,
     log_json: LogJson = False,
 ) -> None:

@@ -52,7 +52,7 @@ def sketch(
         str | None, typer.Option(help="Batches to decode under, comma-separated (all).")
     ] = None,
     split: Annotated[ScoredSplit, typer.Option(help="Cells to sketch.")] = "all",
-    atlas: Annotated[Path | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
+    atlas: Annotated[str | None, typer.Option(help="The run's atlas, if it was moved.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     log_json: LogJson = False,

@@ -78,7 +78,7 @@ class Gang:
         self._key = key
         self._runs = []
         self._ends: dict[int, Outcome | Lost] = {}
-        self._deadline_s: float | None = None
+        self._ended_s: float | None = None
         if self._addresses:
             self._send()
 
@@ -92,17 +92,22 @@ class Gang:
             return None
         self._collect(watch)
         now = time.monotonic()
-        failed = [end for end in self._ends.values() if isinstance(end, Lost) or end.error]
         is_complete = len(self._ends) == len(self.places)
-        if is_complete and not failed:
+        has_failed = any(isinstance(end, Lost) or end.error for end in self._ends.values())
+        if is_complete and not has_failed:
             return self._ends[0]
-        if self._deadline_s is None and failed:
-            self._deadline_s = now + self._limits.settle_s
-        elif self._deadline_s is None and 0 in self._ends:
-            self._deadline_s = now + self._limits.start_s
-        if is_complete or (self._deadline_s is not None and now > self._deadline_s):
-            # The first rank's value holds, even if another rank does not find its end.
-            return self._broken(self._verdict() if failed else self._ends[0])
+        first = self._ends.get(0)
+        if isinstance(first, Outcome) and not first.error:
+            # Its value holds, even if another rank does not find its end.
+            end, wait_s = first, 0.0 if has_failed else self._limits.start_s
+        elif has_failed:
+            end, wait_s = None, self._limits.settle_s
+        else:
+            return None
+        if self._ended_s is None:
+            self._ended_s = now
+        if is_complete or now - self._ended_s > wait_s:
+            return self._broken(end or self._verdict())
         return None
 
     def close(self) -> None:

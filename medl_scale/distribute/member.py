@@ -127,7 +127,7 @@ def _reporter(link: _Link) -> Any:
 
 def _dumps(value: Any) -> bytes:
     """Pickle a value, also of a class that was made on the fly."""
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     content: bytes = cloudpickle.dumps(value)
     return content

@@ -94,7 +94,7 @@ class _Member:
 
     def run(self, function: Callable[..., Any], task: Task, ranks: Ranks) -> Outcome | Lost:
         """Run a task's function and return how it ended."""
-        import cloudpickle  # type: ignore[import-untyped]
+        import cloudpickle
 
         call = Call(task.name, cloudpickle.dumps(function), cloudpickle.dumps(task.payload), ranks)
         self._outcome = None
@@ -141,7 +141,7 @@ class _Member:
 
     def _watch(self, process: MemberProcess) -> Lost:
         """Take messages until the process ends, or has to; return why."""
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         watched = psutil.Process(process.pid)
         stopped_s: float | None = None

@@ -222,7 +222,7 @@ async def _forget(address: str, server_id: str, dask_scheduler: Any) -> None:
 
 def _end_stopped_worker(dask_worker: Any, *, even_if_busy: bool) -> str:
     """Say how the process of a worker is, and kill it if it is stopped; runs in its nanny."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     if dask_worker.pid is None:
         return "gone"

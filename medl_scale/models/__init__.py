@@ -1,6 +1,7 @@
 """Networks and their losses, written once in `keras.ops`; knows nothing of files or streams.
 
 scope.py           values by name, and the layers that read them (dense, batch norm, random effect)
+across.py          what processes that share a minibatch ask of each other
 losses.py          reconstruction, cross-entropies, Kullback-Leibler terms
 loss_weights.py    how the terms are balanced when the user gives no numbers
 network.py         the contract between a network and the training loop

@@ -11,6 +11,7 @@ from medl_scale.errors import AtlasError
 from medl_scale.pipeline.run import ERROR_FILE, SETTINGS_FILE, Run, fit_folder
 from medl_scale.store.atlas import describe, is_prepared, read_columns
 from medl_scale.store.latents import read_latent_provenance
+from medl_scale.store.places import as_place, file_sizes, is_url, open_group
 from medl_scale.train.fit_files import STATUS_FILE, read_status
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     AtlasError
         If it is neither.
     """
-    where = Path(path)
-    if (where / SETTINGS_FILE).exists():
+    where = as_place(path)
+    if not is_url(where) and Path(where, SETTINGS_FILE).exists():
         return _run_info(Run(where))
     if not is_prepared(where):
         raise AtlasError(
@@ -45,13 +46,11 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _atlas_info(where)
 
 
-def _atlas_info(path: Path) -> dict[str, Any]:
+def _atlas_info(path: str) -> dict[str, Any]:
     """Return what a prepared atlas is."""
-    import zarr
-
     atlas = describe(path)
     columns = read_columns(path)
-    group: Any = zarr.open_group(str(path), mode="r")
+    group: Any = open_group(path)
     n_stored = group["X/data"].shape[0]
     labels = _counted(columns.label_codes, atlas.label_levels)
     n_unlabelled = int((columns.label_codes < 0).sum())
@@ -59,7 +58,7 @@ def _atlas_info(path: Path) -> dict[str, Any]:
         labels[atlas.unlabeled_category] = n_unlabelled
     return {
         "kind": "atlas",
-        "path": str(path),
+        "path": path,
         "n_obs": atlas.n_obs,
         "n_vars": atlas.n_vars,
         "density": n_stored / (atlas.n_obs * atlas.n_vars),
@@ -70,7 +69,7 @@ def _atlas_info(path: Path) -> dict[str, Any]:
         "labels": labels,
         "folds": np.diff(atlas.part_bounds).tolist(),
         "latents": {key: read_latent_provenance(path, key) for key in sorted(_keys(group))},
-        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "bytes": sum(file_sizes(path).values()),
         "provenance": dict(atlas.provenance),
     }
 

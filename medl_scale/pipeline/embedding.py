@@ -13,6 +13,7 @@ import numpy as np
 from medl_scale.errors import ConfigError, DataError, OutputExistsError, RunError
 from medl_scale.store.atomic import atomic_directory, atomic_file
 from medl_scale.store.inputs import open_inputs
+from medl_scale.store.places import local_path
 from medl_scale.store.units import check_values, natural_values
 from medl_scale.stream.contract import CsrRows
 from medl_scale.stream.densify import densify
@@ -37,6 +38,7 @@ def check_output(output: Path, new: Path, *, overwrite: bool) -> None:
     ------
     ConfigError, OutputExistsError
     """
+    local_path(output, "An AnnData with latents")
     if output.suffix not in {".h5ad", ".zarr"}:
         raise ConfigError(f"Latents are written to OUT.h5ad or OUT.zarr; got {output.name!r}.")
     if output.resolve() == new.resolve():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,10 +20,12 @@ from medl_scale.pipeline.preparing import as_progress
 from medl_scale.pipeline.scores import COLUMNS, Scores, write_scores
 from medl_scale.pipeline.subjects import find_subject
 from medl_scale.settings import build
+from medl_scale.store.places import local_path
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
     from anndata import AnnData
@@ -104,7 +105,7 @@ def evaluate(
     shown = as_progress(progress)
     config = _with_settings(config or EvaluateConfig(), settings)
     subject = find_subject(source, config, atlas)
-    path = Path(output) if output is not None else subject.default_output
+    path = local_path(output, "A table") if output is not None else subject.default_output
     # GPUs are this process's: what workers share are blocks of CPU work.
     with open_workers(
         as_cluster_config(cluster),

@@ -32,6 +32,7 @@ from medl_scale.settings import build
 from medl_scale.store.atlas import describe, is_prepared
 from medl_scale.store.atomic import atomic_file
 from medl_scale.store.latents import write_latent
+from medl_scale.store.places import as_place, exists, is_url, local_path, name_of, open_group
 from medl_scale.train.fit_files import record_lost
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ def fit(
     Parameters
     ----------
     data
-        A prepared atlas, on disk or in memory; or raw counts, which are prepared first.
+        A prepared atlas, at a path, a URL (`s3://`, `gs://`: any that fsspec opens) or in memory; or
+        raw counts, which are prepared first.
     output
-        The run's folder; `runs/<name of the data>` by default.
+        The run's folder, no URL; `runs/<name of the data>` by default.
     batch_key, labels_key
         Columns of `obs`; needed for raw counts only.
     config
@@ -136,7 +138,9 @@ def fit(
     shown = as_progress(progress)
     where = as_cluster_config(cluster)
     check_cluster(where)
-    folder = Path(output) if output is not None else default_output(data)
+    if isinstance(data, str | os.PathLike):
+        data = as_place(data)
+    folder = local_path(output, "A run") if output is not None else default_output(data)
     check_output(folder, resume=resume, overwrite=overwrite)
     before = stored_run(folder) if resume else None
     run_config = with_settings(config or (before.config if before else RunConfig()), settings)
@@ -229,7 +233,7 @@ def _recorded(folder: Path, tasks: Sequence[Task], outcomes: Sequence[Outcome]) 
 def default_output(data: str | os.PathLike[str] | AnnData) -> Path:
     """Return the folder of a run when the user names none."""
     if isinstance(data, str | os.PathLike):
-        return Path("runs") / Path(data).name.split(".")[0]
+        return Path("runs") / name_of(data).split(".")[0]
     return Path("runs") / "adata"
 
 
@@ -282,8 +286,13 @@ def _prepared(
         _check_same_input(data, target)
         return str(target), True
     what = str(data) if isinstance(data, str | os.PathLike) else "The AnnData"
-    if isinstance(data, str | os.PathLike) and not Path(data).exists():
+    if isinstance(data, str | os.PathLike) and not exists(data):
         raise StoreError(f"{what} does not exist. Give a prepared atlas, or counts to prepare.")
+    if is_url(data):
+        raise ConfigError(
+            f"{what} is not a prepared atlas, and counts are prepared from files. Download it and run "
+            "`medl-scale prepare counts.h5ad -o URL`."
+        )
     if batch_key is None:
         raise ConfigError(
             f"{what} is not a prepared atlas. Name the column of obs that holds the batch with "
@@ -431,9 +440,7 @@ def _in_blocks(
 
 def _own_rows(ref: str | os.PathLike[str] | AnnData, n_obs: int) -> NDArray[np.int64]:
     """Return which cell of the user's AnnData each row of its atlas is; warn of removed ones."""
-    import zarr
-
-    group: Any = zarr.open_group(str(ref), mode="r")
+    group: Any = open_group(ref)
     rows: NDArray[np.int64] = np.asarray(group["obs/medl_original_row"][...], np.int64)
     if len(rows) < n_obs:
         warnings.warn(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medl_scale.errors import DataError
+from medl_scale.store.places import named_errors, open_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,10 +95,9 @@ def frozen_latents(
     key, place = run.config.fe_rep, atlas.path or "the AnnData"
     found: Any
     if isinstance(ref, str | os.PathLike):
-        import zarr
-
-        group: Any = zarr.open_group(str(ref), mode="r")
-        found = group.get("obsm", {})
+        with named_errors(ref):
+            group: Any = open_group(ref)
+            found = group.get("obsm", {})
     else:
         found = ref.obsm
     names = sorted(found.keys())

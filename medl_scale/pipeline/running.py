@@ -13,6 +13,7 @@ from medl_scale.distribute.tasks import Task
 from medl_scale.pipeline.preparing import default_atlas_path
 from medl_scale.pipeline.run import fit_folder
 from medl_scale.progress import FitLine
+from medl_scale.store.places import absolute
 from medl_scale.train.fit import fit_one
 from medl_scale.train.fit_files import FitTask, read_epochs, read_status
 
@@ -118,8 +119,7 @@ def run_fits(tasks: Sequence[Task], workers: Workers, progress: Progress) -> lis
 
 def _seen_by_all(ref: AtlasRef) -> str:
     """Return where other processes find an atlas: a URL, or a path from the root."""
-    text = str(ref)
-    return text if "://" in text else str(Path(text).resolve())
+    return absolute(str(ref))
 
 
 def _line(task: Task, state: str, folder: Path) -> FitLine:

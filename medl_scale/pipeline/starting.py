@@ -21,6 +21,7 @@ from medl_scale.pipeline.run import ENVIRONMENT_FILE, HISTORY_FILE, SETTINGS_FIL
 from medl_scale.pipeline.scores import SCORES_FILE, confusion_path, verdicts_path
 from medl_scale.settings import to_toml
 from medl_scale.store.atomic import atomic_file, sweep_leftovers
+from medl_scale.store.places import absolute, is_url
 from medl_scale.train.fit_files import write_json
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def start_run(folder: Path, config: RunConfig, atlas: Atlas, before: Run | None)
     folder.mkdir(parents=True, exist_ok=True)
     for place in (folder, *folder.glob("models/*/fold_*")):
         sweep_leftovers(place)
-    if atlas.path is not None:
+    if atlas.path is not None and not is_url(atlas.path):
         # Other runs may be writing to the atlas right now.
         place = Path(atlas.path)
         sweep_leftovers(place.parent, of=place.name, older_than_s=LEFTOVERS_AGE_S)
@@ -152,7 +153,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 def _environment(atlas: Atlas) -> dict[str, Any]:
     """Return what a run was made from and with."""
     return {
-        "atlas": None if atlas.path is None else str(Path(atlas.path).resolve()),
+        "atlas": None if atlas.path is None else absolute(atlas.path),
         "n_obs": atlas.n_obs,
         "n_vars": atlas.n_vars,
         "batch_key": atlas.batch_key,

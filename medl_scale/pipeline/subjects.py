@@ -21,6 +21,7 @@ from medl_scale.seeds import Purpose, generator
 from medl_scale.store.annotations import Annotations
 from medl_scale.store.atlas import describe, is_prepared
 from medl_scale.store.latents import read_latent, read_latent_provenance
+from medl_scale.store.places import as_place, is_url, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,8 +103,10 @@ def find_subject(
     RunError, AtlasError, StoreError
         If what a path holds cannot be read.
     """
-    if isinstance(source, str | os.PathLike) and Path(source, SETTINGS_FILE).is_file():
-        source = Run(source)
+    if isinstance(source, str | os.PathLike):
+        source = as_place(source)
+        if not is_url(source) and Path(source, SETTINGS_FILE).is_file():
+            source = Run(source)
     if isinstance(source, Run):
         return _of_run(source, config, atlas)
     if atlas is not None:
@@ -294,8 +297,9 @@ def _at_prior_mean(run: Run, fold: int, ref: AtlasRef, rows: Rows) -> NDArray[np
 
 
 def _beside(source: AtlasRef) -> Path | None:
-    """Return where the scores of an AnnData go: beside it."""
+    """Return where the scores of an AnnData go: beside it, or for a URL to the working folder."""
     if not isinstance(source, str | os.PathLike):
         return None
-    path = Path(source)
-    return path.with_name(f"{path.name.split('.')[0]}_scores.csv")
+    table = f"{name_of(source).split('.')[0]}_scores.csv"
+    # There are no tables in object storage; a URL's go to the working folder.
+    return Path(table) if is_url(source) else Path(as_place(source)).with_name(table)

@@ -17,6 +17,7 @@ import zarr
 from medl_scale.errors import DataError, StoreError
 from medl_scale.store.choices import no_such
 from medl_scale.store.embeddings import embeddings_of
+from medl_scale.store.places import as_place, exists, has_file, is_url, named_errors, open_group
 from medl_scale.store.readers import check_chunks, reading
 
 if TYPE_CHECKING:
@@ -30,24 +31,24 @@ __all__ = ["Annotations"]
 
 
 class Annotations:
-    """Columns and embeddings of an AnnData: `.h5ad`, `.zarr`, or in memory.
+    """Columns and embeddings of an AnnData: `.h5ad`, `.zarr`, `.zarr` at a URL, or in memory.
 
     Parameters
     ----------
     source
-        A path, or an AnnData.
+        A path, a URL, or an AnnData.
 
     Raises
     ------
     StoreError
-        If a path does not exist, or is truncated or damaged.
+        If there is nothing at a place, or it is truncated, damaged or out of reach.
     DataError
         If it holds no AnnData.
     """
 
     def __init__(self, source: str | os.PathLike[str] | AnnData) -> None:
         self.source = source
-        self.place = os.fspath(source) if isinstance(source, str | os.PathLike) else "The AnnData"
+        self.place = as_place(source) if isinstance(source, str | os.PathLike) else "The AnnData"
         with self._opened() as root:
             self.obs: pd.DataFrame = _frame(root)
             self.widths = {
@@ -90,9 +91,20 @@ class Annotations:
         if not isinstance(self.source, str | os.PathLike):
             yield self.source
             return
-        path = Path(self.source)
-        if not path.exists():
-            raise StoreError(f"{path} does not exist. Give an AnnData .h5ad or .zarr, or a run.")
+        if not exists(self.place):
+            raise StoreError(
+                f"{self.place} does not exist. Give an AnnData .h5ad or .zarr, or a run."
+            )
+        if is_url(self.place):
+            if not any(has_file(self.place, marker) for marker in ("zarr.json", ".zgroup")):
+                raise DataError(
+                    f"{self.place} is no AnnData .zarr store, which is what is read from URLs. "
+                    "Download it, and give its path."
+                )
+            with named_errors(self.place):
+                yield open_group(self.place)
+            return
+        path = Path(self.place)
         with reading(str(path)):
             if path.is_dir():
                 if not any((path / marker).is_file() for marker in ("zarr.json", ".zgroup")):

@@ -1,7 +1,7 @@
 """The prepared atlas as the rest of the package sees it: a description, and its small columns.
 
 Owns the manifest (`uns["medl_scale"]`), and tells a prepared atlas from anything else, whether it
-lies on disk or in memory. Writing one is left to `store.prepare`, reading rows to `stream`.
+lies on disk, at a URL or in memory. Writing one is left to `store.prepare`, reading rows to `stream`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from medl_scale.config import InputUnits
 from medl_scale.errors import AtlasError, ConfigError
 from medl_scale.store.elements import MANIFEST_KEY, DiskElements, Elements, MemoryElements
+from medl_scale.store.places import has_file, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 type AtlasRef = str | os.PathLike[str] | AnnData
-"""A prepared store on disk, or a prepared AnnData in memory."""
+"""A prepared store at a path or a URL, or a prepared AnnData in memory."""
 
 _FORMAT = 1
 _UNLABELLED = -1
@@ -71,7 +71,7 @@ class Atlas:
     """
 
     path: str | None
-    """Where it lies; None for an AnnData in memory."""
+    """Where it lies, a path or a URL; None for an AnnData in memory."""
     n_obs: int
     n_vars: int
     batch_key: str
@@ -124,15 +124,24 @@ def describe(ref: AtlasRef) -> Atlas:
     AtlasError
         If `ref` is not a prepared atlas, or its manifest does not fit its matrix.
     StoreError
-        If files of the store are missing or too short.
+        If files of the store are missing or too short, or a URL cannot be reached.
     """
     return _describe(_elements(ref))
 
 
 def is_prepared(ref: AtlasRef) -> bool:
-    """Say whether `ref` carries the manifest of a prepared atlas."""
+    """Say whether `ref` carries the manifest of a prepared atlas.
+
+    Raises
+    ------
+    StoreError
+        If it is a URL that cannot be reached.
+    """
     if isinstance(ref, str | os.PathLike):
-        return Path(ref, "uns", MANIFEST_KEY, "part_bounds", "zarr.json").is_file()
+        # An unfinished upload has a manifest, and no root.
+        return has_file(ref, f"uns/{MANIFEST_KEY}/part_bounds/zarr.json") and (
+            not is_url(ref) or has_file(ref, "zarr.json")
+        )
     return "part_bounds" in (MemoryElements(ref).manifest() or {})
 
 

@@ -13,6 +13,7 @@ from zarr.codecs import BloscCodec
 from medl_scale.errors import ConfigError, OutputExistsError
 from medl_scale.store.atomic import atomic_directory, atomic_file
 from medl_scale.store.hierarchy import drop_consolidated_metadata
+from medl_scale.store.places import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ def check_dense_output(output: Path, *, overwrite: bool) -> None:
     ------
     ConfigError, OutputExistsError
     """
+    local_path(output, "Output")
     if output.suffix not in {".h5ad", ".zarr"}:
         raise ConfigError(f"Output is written to OUT.h5ad or OUT.zarr; got {output.name!r}.")
     if output.exists() and not overwrite:

@@ -1,4 +1,4 @@
-"""The small elements of an AnnData, on disk or in memory: manifest, obs columns and names.
+"""The small elements of an AnnData, in a store or in memory: manifest, obs columns and names.
 
 Reads Zarr attributes and arrays directly: importing anndata would take longer than the reading.
 The matrix is left to `stream`.
@@ -6,21 +6,20 @@ The matrix is left to `stream`.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, override
 
 import numpy as np
 import zarr
 
 from medl_scale.errors import AtlasError, StoreError
+from medl_scale.store.places import as_place, exists, has_file, join, named_errors, open_group
 from medl_scale.store.seal import broken_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from contextlib import AbstractContextManager
     from typing import Literal
 
     from anndata import AnnData
@@ -108,18 +107,18 @@ class MemoryElements(Elements):
 
 
 class DiskElements(Elements):
-    """Elements of an AnnData Zarr v3 store."""
+    """Elements of an AnnData Zarr v3 store, on disk or at a URL."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.place = self.path = os.fspath(path)
+        self.place = self.path = as_place(path)
         self.root = self._open()
 
     @override
     def manifest(self) -> Mapping[str, Any] | None:
-        group = self.root.get(f"uns/{MANIFEST_KEY}")
-        if not isinstance(group, zarr.Group):
-            return None
         with self._named_errors():
+            group = self.root.get(f"uns/{MANIFEST_KEY}")
+            if not isinstance(group, zarr.Group):
+                return None
             return {name: array[()] for name, array in group.arrays()}
 
     @override
@@ -154,16 +153,17 @@ class DiskElements(Elements):
     def _open(self) -> zarr.Group:
         """Open the store for reading."""
         advice = f"Make one with `medl-scale prepare {self.path} -o atlas.zarr --batch-key ...`."
-        if not Path(self.path).exists():
-            raise AtlasError(f"{self.path} does not exist. Give the folder of a prepared atlas.")
-        if not Path(self.path, "zarr.json").is_file():
+        if not has_file(self.path, "zarr.json"):
+            if not exists(self.path):
+                raise AtlasError(f"{self.path} does not exist. Give the place of a prepared atlas.")
             raise AtlasError(f"{self.path} is not a prepared atlas: no Zarr v3 store. {advice}")
         with self._named_errors():
-            return zarr.open_group(self.path, mode="r", zarr_format=3)
+            return open_group(self.path, zarr_format=3)
 
     def _column(self, key: str) -> zarr.Group | zarr.Array[Any]:
         """Return a column of obs."""
-        column = self.root.get(f"obs/{key}")
+        with self._named_errors():
+            column = self.root.get(f"obs/{key}")
         if column is None:
             raise self.changed(f"it has no obs[{key!r}]")
         return column
@@ -171,7 +171,7 @@ class DiskElements(Elements):
     def _check_seal(self, name: str) -> None:
         """Raise if files that were there when the atlas was written are missing or shorter."""
         with self._named_errors():
-            broken = broken_files(Path(self.path, name))
+            broken = broken_files(join(self.path, name))
         if broken:
             listed = ", ".join(f"{name}/{file}" for file in broken[:3])
             raise StoreError(
@@ -179,16 +179,9 @@ class DiskElements(Elements):
                 f"too short, such as {listed}. Copy it again, or prepare it again."
             )
 
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        """Turn what a damaged store raises into a `StoreError` that names it."""
-        try:
-            yield
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise StoreError(
-                f"The store {self.path} cannot be read ({error!r}): it is truncated or damaged. "
-                "Copy it again, or prepare it again."
-            ) from error
+    def _named_errors(self) -> AbstractContextManager[None]:
+        """Turn what a damaged or unreachable store raises into a `StoreError` that names it."""
+        return named_errors(self.path)
 
 
 def _read(array: Any) -> NDArray[Any]:

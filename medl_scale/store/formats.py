@@ -17,6 +17,7 @@ from medl_scale.errors import DataError, StoreError
 from medl_scale.store.atlas import is_prepared
 from medl_scale.store.choices import no_such
 from medl_scale.store.embeddings import embeddings_of
+from medl_scale.store.places import as_place, is_url
 from medl_scale.store.readers import (
     CsrMatrix,
     DenseMatrix,
@@ -67,7 +68,11 @@ def open_input(
     """
     if not isinstance(source, str | os.PathLike):
         return _open_memory(source, number, layer)
-    path = Path(source)
+    if is_url(source):
+        raise DataError(
+            f"Counts are read from files; {as_place(source)} is a URL. Download it and give its path."
+        )
+    path = Path(as_place(source))
     if path.name in {"matrix.mtx", "matrix.mtx.gz"}:
         path = path.parent
     if not path.exists():

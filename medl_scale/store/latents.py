@@ -3,12 +3,14 @@
 Rows are gathered in a scratch file beside the store, counted, turned into a Zarr array, and only
 then put in place, in one step. Provenance travels in the attributes of the array, so a latent and
 its provenance cannot part; `uns["medl_scale_latents"]` of an atlas is a copy of them for readers of
-AnnData, and is made anew at every write.
+AnnData, and is made anew at every write. At a URL nothing can be renamed: `store.remote` says what
+others then see while a latent is replaced.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,26 @@ from medl_scale.store.hierarchy import (
     ensure_group,
     folders_to_store,
     scratch_beside,
+)
+from medl_scale.store.places import (
+    as_place,
+    folders_in,
+    is_url,
+    join,
+    many_requests,
+    name_of,
+    named_errors,
+    open_array,
+    open_group,
+    reaching,
+    read_file,
+)
+from medl_scale.store.remote import (
+    consolidate,
+    local_scratch,
+    put_group,
+    remove_consolidated,
+    replace_part,
 )
 from medl_scale.store.seal import broken_files
 
@@ -45,6 +67,7 @@ __all__ = [
 ]
 
 _PROVENANCE = "medl_scale"
+_WRITTEN = "medl_written"
 _UNS_KEY = "medl_scale_latents"
 
 
@@ -61,10 +84,11 @@ def write_latent(
     Parameters
     ----------
     path
-        An AnnData Zarr v3 store.
+        An AnnData Zarr v3 store, on disk or at a URL.
     key
         Name in `obsm`, such as `X_medl_fe`. An existing latent of this name is replaced; after a
-        crash the old or the new one is there.
+        crash the old or the new one is there. At a URL others find the old one, none, or the new one,
+        never a mixture, and after a crash it may be none.
     blocks
         Pairs of rows, (m,) int or a slice, and values, (m, n_latent) float32, in any order; every
         row exactly once.
@@ -85,10 +109,14 @@ def write_latent(
     StoreError
         If writing fails, for instance because the disk is full.
     """
-    store = Path(path).resolve()
-    n_obs = _count_cells(store)
+    place = as_place(path)
+    n_obs = _count_cells(place)
     if not key or key.startswith(".") or "/" in key:
         raise DataError(f"An obsm key is a plain name such as 'X_medl_fe'; got {key!r}. Rename it.")
+    if is_url(place):
+        _write_to_url(place, key, blocks, (n_obs, n_latent), provenance)
+        return
+    store = Path(place).resolve()
     with scratch_beside(store) as scratch:
         array = gather(
             scratch,
@@ -152,7 +180,7 @@ def read_latent(path: str | os.PathLike[str], key: str) -> FloatArray:
     StoreError
         If files of it are missing or too short.
     """
-    return read_latent_array(Path(path) / "obsm" / key)
+    return read_latent_array(join(path, "obsm", key))
 
 
 def read_latent_array(path: str | os.PathLike[str]) -> FloatArray:
@@ -163,16 +191,23 @@ def read_latent_array(path: str | os.PathLike[str]) -> FloatArray:
     LatentsIncompleteError
         If there is none at `path`.
     StoreError
-        If files of it are missing or too short.
+        If files of it are missing or too short, or it was replaced while it was read.
     """
-    array = _open_array(Path(path))
-    broken = broken_files(Path(path))
+    array = _open_array(path)
+    with named_errors(path):
+        broken = broken_files(path)
     if broken:
         raise StoreError(
             f"The latent {path} is truncated: {len(broken):,} of its files are missing or too "
             f"short, such as {broken[0]}. Copy it again, or encode the cells again."
         )
-    return np.asarray(array[:], dtype=np.float32)
+    with named_errors(path), many_requests(path):
+        values = np.asarray(array[:], dtype=np.float32)
+    if is_url(path) and json.loads(read_file(path, "zarr.json") or b"{}").get("attributes") != dict(
+        array.attrs
+    ):
+        raise StoreError(f"The latent {path} was replaced while it was read. Read it again.")
+    return values
 
 
 def read_latent_provenance(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
@@ -183,21 +218,22 @@ def read_latent_provenance(path: str | os.PathLike[str], key: str | None = None)
     LatentsIncompleteError
         If there is no such latent.
     """
-    target = Path(path) if key is None else Path(path) / "obsm" / key
+    target = as_place(path) if key is None else join(path, "obsm", key)
     provenance: Any = _open_array(target).attrs.get(_PROVENANCE, {})
     return dict(provenance)
 
 
-def _count_cells(store: Path) -> int:
+def _count_cells(store: str) -> int:
     """Return the number of cells of an AnnData Zarr v3 store."""
     try:
-        # Consolidated metadata could be stale; groups on local disks are read quickly.
-        root = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
-        obs: Any = root["obs"]
-        index: Any = obs[obs.attrs["_index"]]
-        # pandas' own strings are stored as values and a mask.
-        index = index["values"] if isinstance(index, zarr.Group) else index
-        return int(index.shape[0])
+        with reaching(store):
+            # Consolidated metadata could be stale.
+            root = open_group(store, zarr_format=3, use_consolidated=False)
+            obs: Any = root["obs"]
+            index: Any = obs[obs.attrs["_index"]]
+            # pandas' own strings are stored as values and a mask.
+            index = index["values"] if isinstance(index, zarr.Group) else index
+            return int(index.shape[0])
     except (FileNotFoundError, KeyError) as error:
         raise AtlasError(
             f"Latents go into an AnnData Zarr v3 store; {store} is none ({error}). "
@@ -205,31 +241,66 @@ def _count_cells(store: Path) -> int:
         ) from error
 
 
-def _open_array(path: Path) -> zarr.Array[Any]:
+def _open_array(path: str | os.PathLike[str]) -> zarr.Array[Any]:
     """Open a latent for reading."""
+    place = as_place(path)
     try:
-        return zarr.open_array(path, mode="r", zarr_format=3)
+        with reaching(place):
+            return open_array(place)
     except FileNotFoundError as error:
-        found = sorted(entry.parent.name for entry in path.parent.glob("*/zarr.json"))
+        name, above = name_of(place), place.rpartition("/")[0] or "."
+        found = folders_in(above)
         raise LatentsIncompleteError(
-            f"There is no latent {path.name!r} in {path.parent}; found: "
+            f"There is no latent {name!r} in {above}; found: "
             f"{', '.join(map(repr, found)) or 'none'}. Fit the model first, or choose one of these."
         ) from error
 
 
+def _write_to_url(
+    url: str,
+    key: str,
+    blocks: Iterable[tuple[Rows, FloatArray]],
+    shape: tuple[int, int],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a latent into an atlas at a URL, made on this machine first."""
+    # Tells a reader that what it opened has been replaced since.
+    attributes = _attributes(provenance) | {_WRITTEN: uuid.uuid4().hex}
+    with local_scratch(url) as scratch:
+        array = gather(
+            scratch, blocks, shape=shape, attributes=attributes, name=f"obsm[{key!r}] of {url}"
+        )
+        # It would go on describing the old array.
+        was_consolidated = remove_consolidated(url)
+        put_group(url, "obsm")
+        replace_part(url, f"obsm/{key}", array)
+        copy = _provenance_of_all(url, scratch)
+        put_group(url, "uns")
+        replace_part(url, f"uns/{_UNS_KEY}", copy)
+        if was_consolidated:
+            consolidate(url)
+
+
 def _copy_provenance_to_uns(store: Path, scratch: Path) -> None:
-    """Rebuild `uns["medl_scale_latents"]` from the attributes of all latents in `obsm`."""
+    """Rebuild `uns["medl_scale_latents"]` of an atlas on disk."""
+    copy = _provenance_of_all(str(store), scratch)
+    ensure_group(store / "uns", scratch)
+    replace_directory(copy, store / "uns" / _UNS_KEY)
+
+
+def _provenance_of_all(store: str, scratch: Path) -> Path:
+    """Write what the attributes of all latents in `obsm` say as a group in `scratch`; return it."""
     from anndata.io import write_elem
 
     provenance = {}
-    for metadata in sorted((store / "obsm").glob("*/zarr.json")):
-        attributes = json.loads(metadata.read_text())["attributes"]
+    for key in folders_in(join(store, "obsm")):
+        document = read_file(store, f"obsm/{key}/zarr.json") or b'{"attributes": {}}'
+        attributes = json.loads(document)["attributes"]
         if _PROVENANCE in attributes:
-            provenance[metadata.parent.name] = _readable(attributes[_PROVENANCE])
+            provenance[key] = _readable(attributes[_PROVENANCE])
     group = zarr.create_group(scratch / "uns", zarr_format=3)
     write_elem(group, _UNS_KEY, provenance)
-    ensure_group(store / "uns", scratch)
-    replace_directory(scratch / "uns" / _UNS_KEY, store / "uns" / _UNS_KEY)
+    return scratch / "uns" / _UNS_KEY
 
 
 def _attributes(provenance: Mapping[str, Any]) -> dict[str, Any]:

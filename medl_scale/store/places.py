@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zarr.storage import FsspecStore
 
 __all__ = [
+    "absolute",
     "as_place",
     "exists",
     "file_sizes",
@@ -31,11 +32,13 @@ __all__ = [
     "has_file",
     "is_url",
     "join",
+    "local_path",
     "many_requests",
     "name_of",
     "named_errors",
     "open_array",
     "open_group",
+    "reaching",
     "read_file",
     "zarr_store",
 ]
@@ -63,6 +66,12 @@ def as_place(ref: str | os.PathLike[str]) -> str:
     return text.rstrip("/") if "://" in text else text
 
 
+def absolute(ref: str | os.PathLike[str]) -> str:
+    """Return where processes with another working folder find a place."""
+    place = as_place(ref)
+    return place if "://" in place else str(Path(place).resolve())
+
+
 def is_url(ref: object) -> bool:
     """Say whether something is the URL of a place that is no path."""
     return isinstance(ref, str | os.PathLike) and "://" in as_place(ref)
@@ -80,6 +89,28 @@ def join(ref: str | os.PathLike[str], *names: str) -> str:
     return "/".join((place, *names)) if is_url(place) else str(Path(place, *names))
 
 
+def local_path(ref: str | os.PathLike[str], what: str) -> Path:
+    """Return the path of an output that cannot lie at a URL.
+
+    Parameters
+    ----------
+    what
+        What is written, such as `A run`.
+
+    Raises
+    ------
+    ConfigError
+        If it is a URL.
+    """
+    place = as_place(ref)
+    if is_url(place):
+        raise ConfigError(
+            f"{what} is written to a folder, not to a URL; got {place}. Choose a path on a file system, "
+            "one that all workers share where there are several machines."
+        )
+    return Path(place)
+
+
 def exists(ref: str | os.PathLike[str]) -> bool:
     """Say whether there is anything at a place.
 
@@ -92,8 +123,7 @@ def exists(ref: str | os.PathLike[str]) -> bool:
     if not is_url(place):
         return Path(place).exists()
     with named_errors(place):
-        system, root = filesystem(place)
-        return bool(system.exists(root))
+        return _kind_at(*filesystem(place)) is not None
 
 
 def has_file(ref: str | os.PathLike[str], name: str) -> bool:
@@ -103,7 +133,7 @@ def has_file(ref: str | os.PathLike[str], name: str) -> bool:
         return Path(place, name).is_file()
     with named_errors(place):
         system, root = filesystem(place)
-        return bool(system.isfile(f"{root}/{name}"))
+        return _kind_at(system, f"{root}/{name}") == "file"
 
 
 def read_file(ref: str | os.PathLike[str], name: str) -> bytes | None:
@@ -112,7 +142,7 @@ def read_file(ref: str | os.PathLike[str], name: str) -> bytes | None:
     try:
         if not is_url(place):
             return Path(place, name).read_bytes()
-        with _reaching(place):
+        with reaching(place):
             system, root = filesystem(place)
             return bytes(system.cat_file(f"{root}/{name}"))
     except FileNotFoundError:
@@ -205,7 +235,7 @@ def named_errors(ref: str | os.PathLike[str]) -> Iterator[None]:
     """
     place = as_place(ref)
     try:
-        with _reaching(place):
+        with reaching(place):
             yield
     except MedlError:
         raise
@@ -217,8 +247,8 @@ def named_errors(ref: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _reaching(place: str) -> Iterator[None]:
-    """Turn what an unreachable URL raises into a `StoreError`; let what a damaged store raises pass."""
+def reaching(place: str) -> Iterator[None]:
+    """Turn what an unreachable URL raises into a `StoreError`, and let pass what other errors there are."""
     try:
         yield
     except (MedlError, FileNotFoundError):
@@ -231,6 +261,14 @@ def _reaching(place: str) -> Iterator[None]:
             f"{place} cannot be reached ({type(error).__name__}: {error}). Check the URL, and the "
             "endpoint and credentials that fsspec finds: for S3, FSSPEC_S3_ENDPOINT_URL and AWS_*."
         ) from error
+
+
+def _kind_at(system: Any, path: str) -> str | None:
+    """Return `file` or `directory`, None for nothing; fsspec's own `exists` takes errors for that."""
+    try:
+        return str(system.info(path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

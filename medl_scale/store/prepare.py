@@ -29,14 +29,17 @@ from medl_scale.store.frames import storable
 from medl_scale.store.genes import select_genes
 from medl_scale.store.inputs import open_inputs
 from medl_scale.store.matrix import CsrWriter, index_type
+from medl_scale.store.places import as_place, is_url
 from medl_scale.store.provenance import describe_origin, note_removed
 from medl_scale.store.quality import measure
+from medl_scale.store.remote import uploaded_directory
 from medl_scale.store.seal import seal
 from medl_scale.store.shuffle import RowShuffle
 from medl_scale.store.units import natural_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import pandas as pd
     from anndata import AnnData
@@ -73,11 +76,12 @@ def prepare(
     inputs
         `.h5ad` files, AnnData Zarr stores, 10x `.h5` files or mtx folders, AnnData in memory.
     output
-        Folder of the atlas, an AnnData Zarr v3 store. It appears complete or not at all.
+        Folder or URL of the atlas, an AnnData Zarr v3 store. It appears complete or not at all. For a
+        URL it is made in the system's folder for temporary files (`TMPDIR`), then uploaded.
     config
         What the inputs are, and what to keep of them.
     overwrite
-        Whether `output`, if it is a store, is replaced.
+        Whether `output`, if it is a store, is replaced. At a URL there is no store while it is.
     progress
         Where progress and notes go.
 
@@ -90,17 +94,16 @@ def prepare(
     DataError
         If the data cannot be used as they are; the message says what to do.
     StoreError
-        If an input is missing or damaged, or the disk is full.
+        If an input is missing or damaged, the disk is full, or a URL cannot be written.
     OutputExistsError
         If `output` exists and may not be overwritten.
     ConfigError
-        If `output` is one of the inputs.
+        If `output` is one of the inputs, or an input is a URL.
     """
-    target = Path(output)
+    target = as_place(output)
     _check_output(target, inputs)
-    sweep_leftovers(target.parent, of=target.name)
     with (
-        atomic_directory(target, overwrite=overwrite) as folder,
+        _output_folder(target, progress, overwrite=overwrite) as folder,
         _fast_codecs(),
         open_inputs(
             inputs,
@@ -121,7 +124,7 @@ def prepare(
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         provenance = describe_origin(joined, quality, selection, len(rows.cells), config)
         atlas = Atlas(
-            path=str(target),
+            path=target,
             n_obs=len(rows.cells),
             n_vars=len(selection.genes),
             batch_key=config.batch_key,
@@ -271,11 +274,29 @@ def _place(inputs: Inputs) -> str:
     return inputs.places[0] if len(inputs.places) == 1 else f"The {len(inputs.places)} inputs"
 
 
-def _check_output(target: Path, inputs: Sequence[str | os.PathLike[str] | AnnData]) -> None:
-    """Raise if replacing `target` would destroy an input, or a folder that is no store."""
-    for source in inputs:
-        if isinstance(source, str | os.PathLike) and Path(source).resolve() == target.resolve():
-            raise ConfigError(f"The output {target} is also an input. Choose another output.")
+def _output_folder(
+    target: str, progress: Progress, *, overwrite: bool
+) -> AbstractContextManager[Path]:
+    """Return what yields an empty folder and makes it the store at a path or a URL."""
+    if is_url(target):
+        return uploaded_directory(target, overwrite=overwrite, progress=progress)
+    sweep_leftovers(Path(target).parent, of=Path(target).name)
+    return atomic_directory(target, overwrite=overwrite)
+
+
+def _check_output(place: str, inputs: Sequence[str | os.PathLike[str] | AnnData]) -> None:
+    """Raise if replacing the output would destroy an input, or a folder that is no store."""
+    paths = [as_place(source) for source in inputs if isinstance(source, str | os.PathLike)]
+    for path in filter(is_url, paths):
+        raise ConfigError(
+            f"Counts are prepared from files; {path} is a URL. Download it and give its path: it is read "
+            "three times."
+        )
+    if is_url(place):
+        return
+    target = Path(place)
+    if target.resolve() in (Path(path).resolve() for path in paths):
+        raise ConfigError(f"The output {target} is also an input. Choose another output.")
     store = any((target / marker).exists() for marker in ("zarr.json", ".zgroup"))
     if target.exists() and not store and not (target.is_dir() and not any(target.iterdir())):
         raise OutputExistsError(

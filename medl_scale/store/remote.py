@@ -89,8 +89,8 @@ def uploaded_directory(url: str, *, overwrite: bool, progress: Progress) -> Iter
             _upload(folder, url, progress)
     finally:
         # As long as it is there, what an interrupted upload left may be replaced.
-        if not _is_half(url):
-            with suppress(Exception):
+        with suppress(Exception):
+            if not _is_half(url):
                 system.rm_file(mark)
 
 
@@ -229,7 +229,8 @@ def _upload(folder: Path, url: str, progress: Progress) -> None:
                 advance(1)
         except BaseException:
             with suppress(Exception):
-                _remove(system, [f"{root}/{new}" for new in file_sizes(url)])
+                if not has_file(url, _METADATA):
+                    _remove(system, [f"{root}/{some}" for some in file_sizes(url)])
             raise
 
 
@@ -271,5 +272,5 @@ def _is_half(url: str) -> bool:
     """Say whether what is at a URL was left by an upload that did not end."""
     with named_errors(url):
         system, _ = filesystem(url)
-        marked = bool(system.isfile(_mark(url)[0]))
+        marked = bool(system.exists(_mark(url)[0]))
     return marked and not has_file(url, _METADATA) and exists(url)

@@ -7,10 +7,13 @@ train on them. Rewriting the part drops its attributes and with them the seal.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medl_scale.store.places import file_sizes, is_url, read_file
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
 __all__ = ["broken_files", "seal"]
 
@@ -29,11 +32,17 @@ def seal(group: Path) -> None:
     (group / "zarr.json").write_text(json.dumps(document))
 
 
-def broken_files(group: Path) -> list[str]:
+def broken_files(group: str | os.PathLike[str]) -> list[str]:
     """Return the files that are missing or shorter than when `group` was sealed."""
-    document = json.loads((group / "zarr.json").read_text())
-    sizes = document.get("attributes", {}).get(_ATTRIBUTE, {})
-    return [name for name, size in sizes.items() if _size(group / name) < size]
+    metadata = read_file(group, "zarr.json")
+    if metadata is None:
+        raise FileNotFoundError(f"{group} has no zarr.json")
+    sizes = json.loads(metadata).get("attributes", {}).get(_ATTRIBUTE, {})
+    if is_url(group):
+        # One request lists a thousand objects.
+        found = file_sizes(group) if sizes else {}
+        return [name for name, size in sizes.items() if found.get(name, -1) < size]
+    return [name for name, size in sizes.items() if _size(Path(group, name)) < size]
 
 
 def _size(file: Path) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from medl_scale.config import InputUnits
     from medl_scale.stream.contract import CsrRows
 
-__all__ = ["Transform", "densify", "transformed"]
+__all__ = ["Transform", "check_rows", "densify", "transformed"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def densify(
     counts = transform.takes_log and stored.data.dtype.kind in "iu"
     kernel = densify_counts if counts else densify_values
     place, verdict = kernel(*stored, positions, size_factors[rows], *_numbers(transform), out)
-    _check(verdict, rows, place, size_factors)
+    check_rows(verdict, rows, place, size_factors)
 
 
 def transformed(
@@ -121,7 +121,7 @@ def transformed(
     place, verdict = transform_rows(
         *stored, size_factors[rows], *_numbers(transform), n_vars, values
     )
-    _check(verdict, rows, place, size_factors)
+    check_rows(verdict, rows, place, size_factors)
     return values
 
 
@@ -130,10 +130,16 @@ def _numbers(transform: Transform) -> tuple[bool, np.float64, np.float32]:
     return transform.takes_log, np.float64(transform.target_sum), np.float32(transform.scale)
 
 
-def _check(
+def check_rows(
     verdict: int, rows: NDArray[np.int64], place: int, size_factors: NDArray[np.float32]
 ) -> None:
-    """Raise what a kernel found wrong with the row at `place`."""
+    """Raise what a kernel found wrong with the row at `place`.
+
+    Raises
+    ------
+    DataError, StoreError
+        As `densify` does; neither if the verdict is `kernels.FINE`.
+    """
     if verdict == BAD_TOTAL:
         raise DataError(
             f"Size factors must be positive numbers; that of row {rows[place]:,} of the atlas is "

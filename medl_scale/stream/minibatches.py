@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from itertools import accumulate, batched, pairwise, repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from medl_scale.stream.buffers import Buffers
+from medl_scale.stream.chunks import CHUNK, chunked
 from medl_scale.stream.densify import densify
 from medl_scale.stream.prefetch import Prefetched
 from medl_scale.stream.runs import row_numbers, sequential_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from medl_scale.store.atlas import Columns
+    from medl_scale.stream.chunks import ChunkedRows
     from medl_scale.stream.contract import CsrRows, Source
     from medl_scale.stream.densify import Transform
     from medl_scale.stream.plan import EpochPlan, Load
 
-__all__ = ["READ_ROWS", "Minibatch", "Whole", "blocks", "stream"]
+__all__ = [
+    "READ_ROWS",
+    "Form",
+    "Minibatch",
+    "Whole",
+    "blocks",
+    "chunked_blocks",
+    "dense_rows",
+    "stream",
+]
+
+type Form = Literal["dense", "chunks", "rows"]
 
 READ_ROWS = 8192
 """Rows read at once where their order is that of the store."""
@@ -50,6 +63,8 @@ class Minibatch(NamedTuple):
     """(m,), rows of the atlas."""
     whole: Whole | None = None
     """What it is a part of; None if it is everything."""
+    cells: Any = None
+    """The cells' values in the form asked for, where that is not dense; `x` then has no rows."""
 
 
 def stream(
@@ -62,6 +77,8 @@ def stream(
     world_size: int = 1,
     start: int = 0,
     prefetch: int = 2,
+    form: Form = "dense",
+    send: Callable[[ChunkedRows], Any] = lambda chunks: chunks,
 ) -> Prefetched[Minibatch]:
     """Iterate over a rank's share of the minibatches of one epoch.
 
@@ -81,6 +98,11 @@ def stream(
         The minibatch to start at, from 0.
     prefetch
         Minibatches made ahead by a thread; 0 makes each when it is asked for.
+    form
+        `dense` makes arrays; `chunks` leaves `x` empty and gives what `send` makes of the rows in
+        pieces; `rows` gives the rows' numbers alone, and reads nothing.
+    send
+        Called in that thread: the place to start the pieces' way to a device.
 
     Returns
     -------
@@ -104,10 +126,21 @@ def stream(
     def make() -> Generator[Minibatch]:
         buffers = Buffers(plan.longest, source.n_vars)
         for load in loads:
-            stored, rows = source.fetch(load.runs), row_numbers(load.runs)
+            rows = row_numbers(load.runs)
+            if form == "rows":
+                for positions in load.positions:
+                    yield _unread(rows[positions], columns, source.n_vars)
+                continue
+            stored = source.fetch(load.runs)
             everyones = repeat(None) if wholes is None else _wholes(plan, next(wholes), world_size)
             for positions, whole in zip(load.positions, everyones, strict=False):
                 found = rows[positions]
+                if form == "chunks":
+                    cells = chunked(
+                        stored, positions, found, columns.size_factors, transform, source.n_vars
+                    )
+                    yield _unread(found, columns, source.n_vars)._replace(cells=send(cells))
+                    continue
                 yield _minibatch(stored, positions, found, columns, transform, buffers, whole)
 
     return Prefetched(make(), prefetch)
@@ -141,6 +174,46 @@ def blocks(
     return Prefetched(make(), prefetch)
 
 
+def chunked_blocks(
+    source: Source, columns: Columns, slices: Sequence[slice], transform: Transform
+) -> Iterator[ChunkedRows]:
+    """Yield the rows of `slices` in order, in pieces without any padding.
+
+    Raises
+    ------
+    DataError, StoreError
+        As `stream` does.
+    """
+    for runs in sequential_runs(slices, READ_ROWS):
+        stored, rows = source.fetch(runs), row_numbers(runs)
+        n_chunks = int((-(-np.diff(stored.indptr) // CHUNK)).sum())
+        yield chunked(
+            stored,
+            np.arange(rows.size),
+            rows,
+            columns.size_factors,
+            transform,
+            source.n_vars,
+            n_chunks=n_chunks,
+        )
+
+
+def dense_rows(
+    source: Source, columns: Columns, rows: NDArray[np.int64], transform: Transform
+) -> NDArray[np.float32]:
+    """Return (m, n_vars) values of any few rows, in their order, log-normalised and scaled.
+
+    Raises
+    ------
+    DataError, StoreError
+        As `stream` does.
+    """
+    x = np.empty((rows.size, source.n_vars), np.float32)
+    stored = source.fetch([slice(int(row), int(row) + 1) for row in rows])
+    densify(stored, np.arange(rows.size), rows, columns.size_factors, transform, x)
+    return x
+
+
 def _wholes(plan: EpochPlan, load: Load, world_size: int) -> Iterator[Whole]:
     """Yield the minibatches of a load that is not a rank's alone."""
     rows = row_numbers(load.runs)
@@ -161,3 +234,9 @@ def _minibatch(
     x = buffers.take(rows.size)
     densify(stored, positions, rows, columns.size_factors, transform, x)
     return Minibatch(x, columns.batch_codes[rows], columns.label_codes[rows], rows, whole)
+
+
+def _unread(rows: NDArray[np.int64], columns: Columns, n_vars: int) -> Minibatch:
+    """Make a minibatch without dense values."""
+    nothing = np.empty((0, n_vars), np.float32)
+    return Minibatch(nothing, columns.batch_codes[rows], columns.label_codes[rows], rows)

@@ -9,6 +9,7 @@ import numpy as np
 
 from medl_scale.errors import ConfigError, DataError
 from medl_scale.store.atlas import var_names
+from medl_scale.store.places import named_errors, open_group
 from medl_scale.stream.densify import Transform
 from medl_scale.train.fitted import Vocabulary
 
@@ -48,13 +49,12 @@ def frozen_latent(task: FitTask, split: Split) -> NDArray[np.float32] | None:
 def _read_obsm(ref: AtlasRef, key: str) -> NDArray[np.float32]:
     """Return an embedding of the atlas."""
     if isinstance(ref, str | os.PathLike):
-        import zarr
-
-        group = zarr.open_group(str(ref), mode="r")
-        found = sorted(group["obsm"].keys()) if "obsm" in group else []  # type: ignore[union-attr]
-        if key not in found:
-            raise _no_such_rep(key, found)
-        latent = np.asarray(group[f"obsm/{key}"][...], np.float32)  # type: ignore[index]
+        with named_errors(ref):
+            group = open_group(ref)
+            found = sorted(group["obsm"].keys()) if "obsm" in group else []  # type: ignore[union-attr]
+            if key not in found:
+                raise _no_such_rep(key, found)
+            latent = np.asarray(group[f"obsm/{key}"][...], np.float32)  # type: ignore[index]
     else:
         if key not in ref.obsm:
             raise _no_such_rep(key, sorted(ref.obsm))

@@ -19,7 +19,7 @@ def add_up(payload, report=None, ranks=None):
     """Return (total, number of ranks, first step, process, start time); payload is a dict.
 
     `folder`: where ranks leave their process numbers and the first its checkpoint; `n_steps`, `step_s`;
-    `act`: what a rank does at step 3, `rank` says which.
+    `act`: what a rank does at step 3, `rank` says which; `after`: what the last does at the end.
     """
     folder = Path(payload["folder"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,8 @@ def add_up(payload, report=None, ranks=None):
     finally:
         for peer in peers:
             peer.close()
+    if rank == n_ranks - 1:
+        act(payload.get("after"), folder)
     return total, n_ranks, first, os.getpid(), started
 
 

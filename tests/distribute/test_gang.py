@@ -133,6 +133,16 @@ def test_a_mistake_of_the_task_itself_is_told_and_not_tried_again(client, tmp_pa
     assert ended["after"].value[:3] == (TOTAL, 2, 0)
 
 
+def test_what_the_first_rank_returned_holds_when_another_does_not_end(client, tmp_path):
+    asked = task(tmp_path / "a", n_steps=2, after="sleep")
+    ended, told = run(client, asked, task(tmp_path / "b", "b"), limits=Limits(start_s=1.0))
+    assert ended["sum"].value[:2] == (2 * 66, 2)
+    assert told == []
+    # The other rank is not waited for any more, nor asked to do the next task.
+    assert ended["b"].value[:2] == (TOTAL, 2)
+    assert numbers(tmp_path / "a")[0] not in numbers(tmp_path / "b")
+
+
 def test_a_gang_that_gets_nowhere_is_ended(client, tmp_path):
     limits = Limits(idle_s=1.5)
     ended, _ = run(client, task(tmp_path, act="sleep once"), limits=limits)

@@ -71,7 +71,8 @@ def client(cluster):
     from distributed import Client
 
     with Client(scheduler_file=str(cluster[0]), set_as_default=False) as client:
-        client.wait_for_workers(3, timeout=60)
+        # One of three is let go in a test.
+        client.wait_for_workers(2, timeout=60)
         yield client
 
 
@@ -113,6 +114,7 @@ def wait_until(fact, seconds):
 
 def test_what_a_killed_driver_had_started_ends_and_can_be_resumed(cluster, client, tmp_path):
     file, (_, workers) = cluster
+    client.wait_for_workers(3, timeout=60)
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
     driver = subprocess.Popen(
@@ -180,7 +182,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_what_to_do_and_the_workers_e
     members = []
 
     def kill(states):
-        if not sent_s and step(tmp_path / "one") > 2 and step(tmp_path / "two") > 2:
+        if not sent_s and step(tmp_path / "two") > 2:
             members.extend(members_of(workers))
             scheduler.send_signal(sent)
             sent_s.append(time.monotonic())

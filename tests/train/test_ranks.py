@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from medl_scale.errors import ConfigError, RankLostError
+from medl_scale.errors import ConfigError, RankLostError, StoreError
 from medl_scale.ranks import Ranks
 from medl_scale.store.latents import read_latent_array
 from medl_scale.train.fit import fit_one
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from medl_scale.train.fit_files import FitTask
 
-NEVER_STOPS = {"early_stopping_patience": 10**6, "checkpoint_every_s": 0.0}
+NEVER_STOPS = {"early_stopping_patience": 10**6, "checkpoint_every_s": 1.0}
 TWO = ("127.0.0.1:1", "127.0.0.1:2")
 
 
@@ -78,7 +78,7 @@ def test_parts_of_a_minibatch_are_worth_the_whole_in_every_model(tmp_path):
         for key, value in alone.items():
             # Not the means: a bias before a batch norm has no gradient but rounding's, which Adam
             # takes for one.
-            if key.startswith("effects/") and not key.endswith("moments") or "/variance" in key:
+            if (key.startswith("effects/") and not key.endswith("moments")) or "/variance" in key:
                 assert np.allclose(value, first[key], rtol=1e-3, atol=1e-3), (name, key)
 
 
@@ -156,11 +156,10 @@ def test_an_error_on_one_rank_ends_the_others_wait(task, tmp_path):
     good = task("me", "fit", max_epochs=100_000, **NEVER_STOPS)
     # The second rank is given an atlas whose rows cannot be read.
     gang = Gang(tmp_path / "gang", [("fit_damaged", good)], 2)
-    started = time.time()
     first, second = gang.results(timeout_s=120)
-    assert "damaged" in str(second[0][0])
+    assert isinstance(second[0][0], StoreError)
     assert isinstance(first[0][0], RankLostError)
-    assert first[0][1] - second[0][1] < 10 < 120 > time.time() - started
+    assert first[0][1] - second[0][1] < 10
 
 
 @pytest.mark.slow  # starts two processes

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medl_scale.config import check_at_least
 from medl_scale.distribute.clusters.dask_cuda import cuda_client, has_dask_cuda
 from medl_scale.distribute.clusters.file import read_cluster_file
 from medl_scale.distribute.clusters.joining import current_client, joined_client
-from medl_scale.distribute.clusters.kinds import count_workers, kind_client, threads_of
+from medl_scale.distribute.clusters.kinds import (
+    CudaOptions,
+    LocalOptions,
+    count_workers,
+    kind_client,
+    threads_of,
+)
 from medl_scale.distribute.clusters.local import local_client
+from medl_scale.distribute.clusters.ssh import SshOptions
 from medl_scale.distribute.clusters.versions import check_versions
 from medl_scale.distribute.clusters.waiting import wait_for_workers
 from medl_scale.distribute.machine import count_cores, visible_gpus
@@ -39,7 +46,7 @@ class Workers:
     n_workers: int
     """Most tasks at a time."""
     n_threads: int
-    """Threads of each task: the same on all workers, since results depend on it in their last bits."""
+    """Threads of each task: the same on all workers, since sums may depend on it in their last bits."""
     n_per_machine: int = 1
     """Most workers that share one machine's memory."""
     is_elsewhere: bool = False
@@ -132,9 +139,7 @@ def _joined(
     wait_for_workers(client, 1, timeout_s=timeout_s, advice=advice, progress=progress)
     check_versions(client)
     cores = client.run(count_cores)
-    # Without a number, workers that come later take part too.
-    wanted = n_workers or max(len(cores), most or 0)
-    return _described(client, wanted if most is None else min(wanted, most), n_threads, cores)
+    return _described(client, _all_workers(cores, n_workers, most), n_threads, cores)
 
 
 @contextmanager
@@ -162,8 +167,16 @@ def _started(
             advice=f"Look at what the workers of {config.file} print, and into wait_s there.",
             progress=progress,
         )
+        if isinstance(options, LocalOptions | CudaOptions):
+            threads = threads_of(options) or max(1, count_cores() // wanted)
+            yield Workers(client, wanted, threads, n_per_machine=wanted)
+            return
         check_versions(client)
-        yield _described(client, wanted, threads_of(options), client.run(count_cores))
+        cores = client.run(count_cores)
+        if isinstance(options, SshOptions) and options.gpus:
+            # Only the hosts know how many GPUs they have.
+            wanted = _all_workers(cores, n_workers, most)
+        yield _described(client, wanted, threads_of(options), cores)
 
 
 @contextmanager
@@ -213,8 +226,15 @@ def _check_cpu_options(worker: WorkerOptions, gpus: tuple[str, ...]) -> None:
         raise ConfigError(f"{', '.join(given)} is for workers on GPUs, and {why}. {then}")
 
 
+def _all_workers(cores: dict[str, int], n_workers: int | None, most: int | None) -> int:
+    """Return how many workers to use; without a number, those that come later take part too."""
+    if most is None:
+        return n_workers or len(cores)
+    return min(n_workers or most, most)
+
+
 def _described(
-    client: Client, n_workers: int, n_threads: int | None, cores: dict[str, Any]
+    client: Client, n_workers: int, n_threads: int | None, cores: dict[str, int]
 ) -> Workers:
     """Return workers on other machines, with as many threads each as all of them have cores for."""
     hosts: dict[str, list[int]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import platform
 from typing import TYPE_CHECKING
 
 from medl_scale.distribute.clusters.environment import backend_name
@@ -33,13 +33,15 @@ def check_versions(client: Client) -> None:
     ClusterError
         With each package that differs, both versions and the worker.
     """
-    mine = _pythons({"here": {"python": ".".join(map(str, sys.version_info[:3]))}})["here"]
+    mine = {"python": _minor(platform.python_version())}
     told = client.get_versions(check=False)["workers"]
-    pythons = {
-        address: {"python": found["host"]["python"]} for address, found in told.items() if found
+    workers = {
+        address: {"python": _minor(found["host"]["python"])}
+        for address, found in told.items()
+        if found
     }
     # Functions cannot be sent between versions of Python: ask for the rest only if it is the same.
-    _raise_if_any(compare({"python": mine}, _as_tables(_pythons(pythons))))
+    _raise_if_any(compare(mine, workers))
     packages = (*PACKAGES, *_BACKEND_PACKAGES.get(backend_name(), ()))
     ask = _by_value(packages)
     _raise_if_any(compare(ask(), client.run(ask)))
@@ -62,14 +64,9 @@ def _said(version: str | None) -> str:
     return version or "not installed"
 
 
-def _pythons(found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return versions of Python without their last part, which changes nothing that matters."""
-    return {name: ".".join(one["python"].split(".")[:2]) for name, one in found.items()}
-
-
-def _as_tables(pythons: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
-    """Return one table a worker."""
-    return {address: {"python": version} for address, version in pythons.items()}
+def _minor(python: str) -> str:
+    """Return a version of Python without its last parts, which change nothing that matters."""
+    return ".".join(python.split(".")[:2])
 
 
 def _raise_if_any(differences: list[str]) -> None:
