@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from medl_scale.models.network import Network
+    from medl_scale.models.precision import ProductPrecision
     from medl_scale.train.collective import Peers
     from medl_scale.train.engine import Engine
 
@@ -109,7 +110,11 @@ def matrix_flops(case: Case, sizes: Sizes, n_latent: int) -> int:
 
 
 def build(
-    case: Case, sizes: Sizes, n_threads: int, peers: Peers | None = None
+    case: Case,
+    sizes: Sizes,
+    n_threads: int,
+    peers: Peers | None = None,
+    precision: ProductPrecision = "float32",
 ) -> tuple[Network, Engine]:
     """Return a network with default settings and its engine, as `fit` makes them."""
     rng = np.random.default_rng(1)
@@ -138,6 +143,7 @@ def build(
         n_threads=n_threads,
         compiled=case.compiled,
         peers=peers,
+        precision=precision,
     )
     return network, engine
 

@@ -9,6 +9,7 @@ take turns, and the shortest time of each counts.
 Overhead: one fit on one worker of a local cluster, over the same fit in the command's own process.
 Scaling: folds x models on two workers, over the same on one worker. Two workers need two cores:
 what else runs on them counts against the goal.
+Gang: two workers that share each fit. From the end of one fit until both work on the next.
 """
 
 from __future__ import annotations
@@ -17,14 +18,28 @@ import argparse
 import os
 import shutil
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.figures import Figure, tell
 from benchmarks.processes import medl_scale, simulated_atlas
+from medl_scale.config import ModelConfig, StreamConfig, TrainConfig
+from medl_scale.distribute import Task, run_tasks
+from medl_scale.distribute.clusters.local import local_client
+from medl_scale.train.fit import fit_one
+from medl_scale.train.fit_files import FitTask
+
+if TYPE_CHECKING:
+    from medl_scale.ranks import Ranks
+    from medl_scale.train.fit_files import FitStatus
 
 MOST_OVERHEAD = 1.05
 MOST_OVERHEAD_S = 3.0
 MOST_OF_ONE = 0.58
+MOST_START_S = 1.0
+N_RANKS = 2
 
 
 def fit_seconds(atlas: Path, folder: Path, *options: object) -> float:
@@ -104,6 +119,59 @@ def scaling(
     )
 
 
+class Span(NamedTuple):
+    """When all ranks had begun a fit, and when the first had ended it; seconds of one clock."""
+
+    begun: float
+    ended: float
+
+
+def timed_fit(task: FitTask, report: object, ranks: Ranks) -> Span:
+    """Fit as one of several ranks, and return when."""
+    told: list[float] = []
+
+    def hear(status: FitStatus) -> None:
+        told.append(time.time())
+
+    fit_one(task, hear, ranks)
+    # Only the first rank tells how it stands, when the others have answered it; only its value counts.
+    return Span(told[0] if told else 0.0, time.time())
+
+
+def warm_gang(atlas: Path, folder: Path, folds: int) -> Figure:
+    """Measure how long a gang that has done a fit takes to begin the next."""
+    fits = [
+        FitTask(
+            ref=str(atlas),
+            model="re",
+            fold=fold,
+            folder=str(folder / "gang" / str(fold)),
+            latents=str(folder / "gang" / "latents.zarr"),
+            model_config=ModelConfig(),
+            train_config=TrainConfig(max_epochs=1),
+            stream_config=StreamConfig(),
+            n_threads=1,
+        )
+        for fold in range(folds)
+    ]
+    tasks = [Task(f"fit {fit.fold}", fit, n_ranks=N_RANKS) for fit in fits]
+    with local_client(N_RANKS, 1) as client:
+        outcomes = run_tasks(timed_fit, tasks, client=client, n_workers=N_RANKS)
+    failed = [outcome.error for outcome in outcomes if outcome.error or outcome.losses]
+    if failed:
+        raise SystemExit(f"A fit failed or lost a process: {failed[0]}")
+    spans = sorted(outcome.value for outcome in outcomes)
+    starts = [after.begun - before.ended for before, after in pairwise(spans)]
+    return Figure(
+        benchmark="workers",
+        what=f"start of a fit in a warm gang of {N_RANKS}",
+        measured=round(min(starts), 3),
+        unit="s",
+        at_most=MOST_START_S,
+        details={"starts": [round(one, 3) for one in starts], "load": round(os.getloadavg()[0], 2)},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cells", type=int, default=30_000)
@@ -137,6 +205,7 @@ def main() -> None:
                 max(1, options.rounds - 1),
             )
         )
+        figures.append(warm_gang(atlas, folder, options.folds))
     tell(figures, "fits on Dask workers", with_goals=not options.quick)
 
 

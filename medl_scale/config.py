@@ -40,6 +40,7 @@ Adversary = Literal["published", "strong"]
 Preset = Literal["auto", "medl", "scmedal"]
 PresetData = Literal["generic", "aml", "asd", "hh"]
 Compile = Literal["auto", "on", "off"]
+Precision = Literal["float32", "bf16", "auto"]
 
 METRIC_GROUPS = {
     "scib": (
@@ -162,6 +163,9 @@ class StreamConfig:
     """Bytes of decoded rows kept in host memory; what does not fit is read again."""
     prefetch: int = 2
     """Minibatches made ahead of the step by a background thread; 0 makes them in turn."""
+    device_cache_memory: int | None = None
+    """JAX: bytes of train rows kept on the GPU, if all of them fit; else each minibatch is sent there
+    as it is stored. None: 40 % of the GPU's free memory, on CPUs nothing. 0: none."""
 
     def __post_init__(self) -> None:
         check_at_least("minibatch_size", self.minibatch_size, 2)
@@ -169,6 +173,8 @@ class StreamConfig:
         check_at_least("window_size", self.window_size, self.run_size)
         check_at_least("cache_memory", self.cache_memory, 0)
         check_at_least("prefetch", self.prefetch, 0)
+        if self.device_cache_memory is not None:
+            check_at_least("device_cache_memory", self.device_cache_memory, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +234,12 @@ class TrainConfig:
     ends; None: 10 epochs, within 50 to 150 steps, or 30 epochs with a published preset."""
     compile: Compile = "auto"
     """Let XLA compile the step (TensorFlow): `auto` does so where it is measured to be faster."""
+    precision: Precision = "float32"
+    """Matrix products of a training step: `bf16` rounds them to bfloat16, which GPUs compute faster;
+    `auto` does so where losses are shown to fall alike, which is nowhere yet. All else is float32."""
+    device_memory: int | None = None
+    """Most bytes of a GPU for TensorFlow or JAX, where RMM or other processes share it; None: as it
+    needs, growing."""
     checkpoint_every_s: float = 30.0
     """Seconds between checkpoints."""
     threads: int | None = None
@@ -236,7 +248,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("compile", self.compile, get_args(Compile))
+        check_choice("precision", self.precision, get_args(Precision))
         check_at_least("max_epochs", self.max_epochs, 1)
+        if self.device_memory is not None:
+            check_at_least("device_memory", self.device_memory, 1 << 20)
         check_at_least("checkpoint_every_s", self.checkpoint_every_s, 0)
         check_at_least("seed", self.seed, 0)
         if self.learning_rate is not None and not self.learning_rate > 0:

@@ -72,7 +72,7 @@ class MissingExtraError(MedlError, ImportError):
 
 
 class WorkerLostError(MedlError, RuntimeError):
-    """Workers died, and what they did could not be done again."""
+    """Workers died or were given up, and what they did could not be done again, or not by them."""
 
 
 class RankLostError(MedlError, ConnectionError):

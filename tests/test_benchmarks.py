@@ -89,7 +89,7 @@ def test_prepare_is_measured_in_cells_per_core_second():
 
 SLOW = {
     "fit", "memory", "prepare", "silhouette_exact", "gridded", "two_phase", "lisi", "forest", "project",
-    "sketch", "genomap", "step", "workers", "what_if",
+    "sketch", "genomap", "step", "workers", "ranks", "what_if",
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from medl_scale.cli.options import (
     as_bytes,
     as_names,
 )
-from medl_scale.config import MODELS, Adversary, Compile, Preset, PresetData
+from medl_scale.config import MODELS, Adversary, Compile, Precision, Preset, PresetData
 from medl_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,6 +108,16 @@ def fit(
     compile_: Annotated[
         Compile | None, typer.Option("--compile", help="XLA for the step: auto, on, off.")
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Matrix products of a step: float32, bf16 (for GPUs), auto (float32)."),
+    ] = None,
+    device_cache_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="JAX: GPU memory for train rows, such as 40GiB (40 % of what is free); 0: none."
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", "--nthreads", help="CPU threads of a fit (cores / workers)."),
@@ -171,12 +181,18 @@ def fit(
             "learning_rate": learning_rate,
             "early_stopping_patience": early_stopping_patience,
             "compile": compile_,
+            "precision": precision,
             "threads": threads,
             "seed": seed,
         },
         "stream": {
             "minibatch_size": minibatch_size,
             "cache_memory": None if cache_memory is None else as_bytes(cache_memory),
+            "device_cache_memory": (
+                None
+                if device_cache_memory is None
+                else as_bytes(device_cache_memory, "--device-cache-memory")
+            ),
         },
     }
     from medl_scale.settings import read_sections, to_toml

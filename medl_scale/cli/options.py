@@ -46,7 +46,7 @@ def as_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def as_bytes(text: str) -> int:
+def as_bytes(text: str, option: str = "--cache-memory") -> int:
     """Return bytes from text such as 2GiB or 500MB."""
     factors = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
     lowered = text.strip().lower()
@@ -55,5 +55,5 @@ def as_bytes(text: str) -> int:
         return int(float(lowered.removesuffix(unit)) * factors.get(unit, 1))
     except (ValueError, OverflowError) as error:
         raise ConfigError(
-            f"--cache-memory must be a number of bytes with an optional unit such as 2GiB; got {text!r}."
+            f"{option} must be a number of bytes with an optional unit such as 2GiB; got {text!r}."
         ) from error

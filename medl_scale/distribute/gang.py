@@ -79,6 +79,7 @@ class Gang:
         self._runs = []
         self._ends: dict[int, Outcome | Lost] = {}
         self._ended_s: float | None = None
+        self._saw_loss = False
         if self._addresses:
             self._send()
 
@@ -101,7 +102,8 @@ class Gang:
             # Its value holds, even if another rank does not find its end.
             end, wait_s = first, 0.0 if has_failed else self._limits.start_s
         elif has_failed:
-            end, wait_s = None, self._limits.settle_s
+            # A loss that was seen from here needs no word of the others, who may be waiting for long.
+            end, wait_s = None, 0.0 if self._saw_loss else self._limits.settle_s
         else:
             return None
         if self._ended_s is None:
@@ -176,6 +178,7 @@ class Gang:
                 self._ends[rank] = end
             elif not watch.has(place):
                 self._ends[rank] = Lost(watch.why(place))
+                self._saw_loss = True
 
     def _verdict(self) -> Outcome | Lost:
         """Return what ended the task, of all that ranks met."""

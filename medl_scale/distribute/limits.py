@@ -36,10 +36,11 @@ class Limits:
     """How long to wait for workers to come back before a task makes do with fewer."""
     ask_s: float = 2.0
     """How long to wait for one answer of the scheduler before it is asked again."""
-    nanny_s: float = 3.0
+    nanny_s: float = 2.0
     """How long a nanny may take to say how its worker is."""
-    scheduler_s: float = 8.0
-    """How long the scheduler may leave questions unanswered."""
+    scheduler_s: float = 30.0
+    """How long the scheduler may leave questions unanswered while its connection holds. One that was
+    killed breaks it, and is noticed at once; to give up a whole run for a busy one would cost more."""
     result_s: float = 10.0
     """How long a result may take from its worker."""
     no_worker_s: float = 120.0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_on_client"]
 
+_MORE_MEMORY = "Run fewer workers at a time (--workers), or give each more memory (--memory-limit)."
+
 
 def run_on_client(
     client: Client,
@@ -180,7 +182,7 @@ class _Run:
         elif now - self.had_workers_s > self.limits.no_worker_s:
             for task in self.waiting:
                 losses = tuple(self.losses[task.name])
-                error = f"No worker within {self.limits.no_worker_s:.0f} s."
+                error = _nowhere(self.limits.no_worker_s, self.watch.n_paused(), losses)
                 n_restarts = max(0, len(losses) - 1)
                 self._end(Outcome(task.name, error=error, losses=losses, n_restarts=n_restarts))
             self.waiting.clear()
@@ -256,9 +258,23 @@ class _Run:
 
 def _given_up(task: Task, losses: Sequence[Loss]) -> str:
     """Return the error of a task that lost too many processes."""
-    times = f"{len(losses)} times"
-    advice = "Run fewer workers at a time, or give each more memory."
     if task.n_ranks == 1 and all(loss.what == WORKER_DIED for loss in losses):
-        return f"Its worker process died {times}: killed, or out of memory. {advice}"
+        times = f"{len(losses)} times"
+        return f"Its worker process died {times}: killed, or out of memory. {_MORE_MEMORY}"
+    return f"{_listed(losses)} {_MORE_MEMORY}"
+
+
+def _nowhere(waited_s: float, n_paused: int, losses: Sequence[Loss]) -> str:
+    """Return the error of a task that no worker could take."""
+    text = f"No worker could take it for {waited_s:.0f} s: "
+    if n_paused:
+        text += f"Dask has paused {n_paused}, out of memory. {_MORE_MEMORY}"
+    else:
+        text += "none is left in the cluster. See why they ended, and start some again."
+    return f"{text} {_listed(losses)}" if losses else text
+
+
+def _listed(losses: Sequence[Loss]) -> str:
+    """Return a sentence on what a task lost."""
     listed = "; ".join(f"after {loss.after_s:.0f} s, {loss.what}" for loss in losses)
-    return f"It lost a process {times}: {listed}. {advice}"
+    return f"It lost a process {len(losses)} time{'s' * (len(losses) > 1)}: {listed}."

@@ -112,6 +112,10 @@ class ClusterWatch:
             if worker.is_running and place not in self._why and not self._is_silent(place)
         ]
 
+    def n_paused(self) -> int:
+        """Return how many workers live and take no work: Dask pauses those that use most of their memory."""
+        return sum(self.has(place) and not seen.is_running for place, seen in self._seen.items())
+
     def _found(self) -> Any:
         """Return what `_describe` finds."""
         if not self._is_installed:

@@ -38,9 +38,11 @@ def _distributions() -> Any:
     """Return `tfp.distributions`, or say how to get it."""
     try:
         import tensorflow_probability
+
+        # It looks for TensorFlow when it is first asked for anything.
+        return tensorflow_probability.distributions
     except ImportError as error:
         raise MissingExtraError(
             "Posteriors as distributions need TensorFlow Probability. "
             "Install it: pip install tensorflow tensorflow-probability tf-keras"
         ) from error
-    return tensorflow_probability.distributions

@@ -13,6 +13,7 @@ import numpy as np
 
 from medl_scale.models.across import moments
 from medl_scale.models.operations import operations_for
+from medl_scale.models.precision import product
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,14 +71,14 @@ class Scope:
 
     def dense(self, name: str, x: Tensor) -> Tensor:
         """Return x @ kernel + bias, (m, n_in) to (m, n_out); layers without a bias skip it."""
-        x = self.ops.matmul(x, self.values[f"{name}/kernel"])
+        x = product(self.ops, x, self.values[f"{name}/kernel"])
         bias = self.values.get(f"{name}/bias")
         return x if bias is None else x + bias
 
     def tied(self, name: str, source: str, x: Tensor) -> Tensor:
         """Return x @ transpose(kernel of `source`) + the bias of `name` itself."""
         kernel = self.ops.transpose(self.values[f"{source}/kernel"])
-        return self.ops.matmul(x, kernel) + self.values[f"{name}/bias"]
+        return product(self.ops, x, kernel) + self.values[f"{name}/bias"]
 
     def batch_norm(self, name: str, x: Tensor) -> Tensor:
         """Normalise each unit over the cells; (m, width) to (m, width).

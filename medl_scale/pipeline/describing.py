@@ -9,9 +9,10 @@ import numpy as np
 
 from medl_scale.errors import AtlasError
 from medl_scale.pipeline.run import ERROR_FILE, SETTINGS_FILE, Run, fit_folder
+from medl_scale.store.access import file_sizes, open_group
 from medl_scale.store.atlas import describe, is_prepared, read_columns
 from medl_scale.store.latents import read_latent_provenance
-from medl_scale.store.places import as_place, file_sizes, is_url, open_group
+from medl_scale.store.places import as_place, is_url
 from medl_scale.train.fit_files import STATUS_FILE, read_status
 
 if TYPE_CHECKING:

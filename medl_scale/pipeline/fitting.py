@@ -7,11 +7,8 @@ import os
 import time
 import warnings
 from contextlib import ExitStack, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from medl_scale.config import RunConfig
 from medl_scale.distribute.clusters import (
@@ -22,36 +19,33 @@ from medl_scale.distribute.clusters import (
     open_workers,
 )
 from medl_scale.distribute.machine import count_cores
-from medl_scale.errors import ConfigError, FitFailedError, MedlError, StoreError
+from medl_scale.errors import ConfigError, FitFailedError, StoreError
+from medl_scale.pipeline.finishing import draw_curves, score, write_effects, write_report
+from medl_scale.pipeline.latents import write_latents as put_latents
 from medl_scale.pipeline.preparing import as_progress, default_atlas_path, prepare
 from medl_scale.pipeline.run import ERROR_FILE, HISTORY_FILE, Run, fit_folder
 from medl_scale.pipeline.running import check_workers, fit_tasks, run_fits
 from medl_scale.pipeline.sharing import may_share, share_fits
 from medl_scale.pipeline.starting import check_output, check_same_run, start_run, stored_run
 from medl_scale.settings import build
+from medl_scale.store.access import exists
 from medl_scale.store.atlas import describe, is_prepared
 from medl_scale.store.atomic import atomic_file
-from medl_scale.store.latents import write_latent
-from medl_scale.store.places import as_place, exists, is_url, local_path, name_of, open_group
+from medl_scale.store.places import as_place, is_url, local_path, name_of
 from medl_scale.train.fit_files import record_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from anndata import AnnData
     from distributed import Client  # noqa: TID251 - what users have in their hands
-    from numpy.typing import NDArray
 
     from medl_scale.distribute.tasks import Outcome, Task
     from medl_scale.progress import Progress
     from medl_scale.store.atlas import Atlas
-    from medl_scale.train.fit_files import FitSummary
 
 __all__ = ["fit"]
-
-LATENT_ROWS = 65_536
-LEAST_EVALUATION_S = 600.0
 
 
 def fit(
@@ -156,7 +150,7 @@ def fit(
         workers = stack.enter_context(_workers(atlas, run_config, where, client, shown))
         check_workers(workers, ref, folder)
         tasks = share_fits(
-            fit_tasks(ref, folder, run_config, workers, resume=resume),
+            fit_tasks(ref, folder, run_config, workers),
             run_config,
             atlas,
             workers.n_workers,
@@ -171,14 +165,14 @@ def fit(
         run = _recorded(folder, tasks, outcomes)
         if write_latents:
             done = [outcome.value for outcome in outcomes if outcome.error is None]
-            _write_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)
+            put_latents(run, data, ref, done, run_config.folds[0], prepared_here=prepared_here)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         if evaluate and len(failed) < len(outcomes):
             others = workers.client if workers.is_elsewhere else None
-            _evaluate(run, ref, shown, client=others, seconds=time.perf_counter() - started)
-        _write_effects(run, shown)
+            score(run, ref, shown, client=others, seconds=time.perf_counter() - started)
+        write_effects(run, shown)
     if (evaluate if report is None else report) and len(failed) < len(outcomes):
-        _report(run, ref, shown)
+        write_report(run, ref, shown)
     if failed:
         _raise_failures(failed, len(outcomes), folder)
     return run
@@ -214,7 +208,7 @@ def _recorded(folder: Path, tasks: Sequence[Task], outcomes: Sequence[Outcome]) 
     run = Run(folder)
     with atomic_file(folder / HISTORY_FILE) as scratch:
         run.history.to_csv(scratch, index=False)
-    _draw_curves(run)
+    draw_curves(run)
     for task, outcome in zip(tasks, outcomes, strict=True):
         error_file = fit_folder(folder, task.payload.model, task.payload.fold) / ERROR_FILE
         if outcome.error is None:
@@ -323,142 +317,6 @@ def _check_same_input(data: str | os.PathLike[str] | AnnData, target: Path) -> N
             f"{target} was prepared from other data than these. Resume with the same data, or choose "
             "another --output."
         )
-
-
-def _draw_curves(run: Run) -> None:
-    """Leave a picture of the training curves in the run."""
-    from medl_scale.report.curves import losses_of, training_curves
-
-    history = run.history
-    if not history.empty:
-        training_curves(losses_of(history), run.path / "curves.png")
-
-
-def _evaluate(
-    run: Run,
-    ref: str | os.PathLike[str] | AnnData,
-    progress: Progress,
-    *,
-    client: Client | None,
-    seconds: float,
-) -> None:
-    """Score what was fitted; what keeps it from that is told, and costs no fit."""
-    from medl_scale.pipeline.evaluating import evaluate
-
-    try:
-        evaluate(
-            run,
-            atlas=ref,
-            max_seconds=max(LEAST_EVALUATION_S, seconds),
-            seed=run.config.train.seed,
-            client=client,
-            progress=progress,
-        )
-    except MedlError as error:
-        warnings.warn(
-            f"The latents were not scored: {error} Score them with `medl-scale evaluate {run.path}`.",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _report(run: Run, ref: str | os.PathLike[str] | AnnData, progress: Progress) -> None:
-    """Leave a page on the run in it; what keeps it from that is told, and costs no fit."""
-    from medl_scale.pipeline.reporting import report
-
-    try:
-        report(run, atlas=ref, seed=run.config.train.seed, progress=progress)
-    except Exception as error:  # noqa: BLE001 - fits may have taken days, a page takes a minute
-        warnings.warn(
-            f"No report was written: {error} Try again with `medl-scale report {run.path}`.",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _write_effects(run: Run, progress: Progress) -> None:
-    """Leave the tables of random effects in the run; what keeps it from that costs no fit."""
-    from medl_scale.pipeline.effect_files import write_run_effects
-
-    try:
-        write_run_effects(run, progress=progress)
-    except MedlError as error:
-        warnings.warn(
-            f"The random effects were not written: {error} Write them with `medl-scale effects "
-            f"{run.path} -o effects.csv`.",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _write_latents(
-    run: Run,
-    data: str | os.PathLike[str] | AnnData,
-    ref: str | os.PathLike[str] | AnnData,
-    done: Sequence[FitSummary],
-    fold: int,
-    *,
-    prepared_here: bool,
-) -> None:
-    """Write the first fold's latents into the atlas, and into an AnnData that the user gave."""
-    own_rows = None
-    if prepared_here and not isinstance(data, str | os.PathLike):
-        own_rows = _own_rows(ref, data.n_obs)
-    for summary in done:
-        if summary.fold != fold:
-            continue
-        for key in summary.keys:
-            latent = run.latent(key, fold)
-            if isinstance(ref, str | os.PathLike):
-                write_latent(
-                    ref,
-                    key,
-                    _in_blocks(latent),
-                    n_latent=latent.shape[1],
-                    provenance={
-                        "model": summary.model,
-                        "fold": fold,
-                        "run": str(run.path.resolve()),
-                        "best_epoch": summary.best_epoch,
-                        "version": version("medl-scale"),
-                    },
-                )
-            if not isinstance(data, str | os.PathLike):
-                data.obsm[key] = (
-                    latent if own_rows is None else _placed(latent, own_rows, data.n_obs)
-                )
-
-
-def _in_blocks(
-    latent: NDArray[np.float32],
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield rows and values of a latent."""
-    for start in range(0, len(latent), LATENT_ROWS):
-        rows = slice(start, min(start + LATENT_ROWS, len(latent)))
-        yield rows, latent[rows]
-
-
-def _own_rows(ref: str | os.PathLike[str] | AnnData, n_obs: int) -> NDArray[np.int64]:
-    """Return which cell of the user's AnnData each row of its atlas is; warn of removed ones."""
-    group: Any = open_group(ref)
-    rows: NDArray[np.int64] = np.asarray(group["obs/medl_original_row"][...], np.int64)
-    if len(rows) < n_obs:
-        warnings.warn(
-            f"{n_obs - len(rows):,} cells were removed by min_genes and have NaN as latent. Filter "
-            "adata by `~numpy.isnan(adata.obsm[key]).any(axis=1)`, or lower min_genes.",
-            UserWarning,
-            stacklevel=4,
-        )
-    return rows
-
-
-def _placed(
-    latent: NDArray[np.float32], rows: NDArray[np.int64], n_obs: int
-) -> NDArray[np.float32]:
-    """Return a latent in the order of the AnnData it came from; NaN for cells that were removed."""
-    own = np.full((n_obs, latent.shape[1]), np.nan, np.float32)
-    own[rows] = latent
-    return own
 
 
 def _raise_failures(failed: Sequence[Outcome], n_fits: int, folder: Path) -> None:

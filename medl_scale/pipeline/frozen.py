@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medl_scale.errors import DataError
-from medl_scale.store.places import named_errors, open_group
+from medl_scale.store.access import named_errors, open_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -48,9 +48,7 @@ def check_workers(workers: Workers, ref: AtlasRef, folder: Path) -> None:
     check_shared_folder(workers.client, folder.resolve(), prefix=prefix)
 
 
-def fit_tasks(
-    ref: AtlasRef, folder: Path, config: RunConfig, workers: Workers, *, resume: bool
-) -> list[Task]:
+def fit_tasks(ref: AtlasRef, folder: Path, config: RunConfig, workers: Workers) -> list[Task]:
     """Return one task per model and fold."""
     stream = dataclasses.replace(
         config.stream, cache_memory=config.stream.cache_memory // workers.n_per_machine
@@ -72,7 +70,9 @@ def fit_tasks(
                 stream_config=stream,
                 n_threads=workers.n_threads,
                 fe_rep=config.fe_rep if model == "me" else None,
-                resume=resume,
+                # `start_run` leaves nothing of another run: what a fit finds is its own, of before it was
+                # interrupted or lost a process.
+                resume=True,
             ),
             cost=COSTS[model],
         )

@@ -15,9 +15,10 @@ import numpy as np
 import zarr
 
 from medl_scale.errors import DataError, StoreError
+from medl_scale.store.access import exists, has_file, named_errors, open_group
 from medl_scale.store.choices import no_such
 from medl_scale.store.embeddings import embeddings_of
-from medl_scale.store.places import as_place, exists, has_file, is_url, named_errors, open_group
+from medl_scale.store.places import as_place, is_url
 from medl_scale.store.readers import check_chunks, reading
 
 if TYPE_CHECKING:

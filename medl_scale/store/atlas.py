@@ -15,8 +15,9 @@ import numpy as np
 
 from medl_scale.config import InputUnits
 from medl_scale.errors import AtlasError, ConfigError
+from medl_scale.store.access import has_file
 from medl_scale.store.elements import MANIFEST_KEY, DiskElements, Elements, MemoryElements
-from medl_scale.store.places import has_file, is_url
+from medl_scale.store.places import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,8 @@ import numpy as np
 import zarr
 
 from medl_scale.errors import AtlasError, StoreError
-from medl_scale.store.places import as_place, exists, has_file, join, named_errors, open_group
+from medl_scale.store.access import exists, has_file, named_errors, open_group
+from medl_scale.store.places import as_place, join
 from medl_scale.store.seal import broken_files
 
 if TYPE_CHECKING:

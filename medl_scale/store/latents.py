@@ -18,6 +18,15 @@ import numpy as np
 import zarr
 
 from medl_scale.errors import AtlasError, DataError, LatentsIncompleteError, StoreError
+from medl_scale.store.access import (
+    folders_in,
+    many_requests,
+    named_errors,
+    open_array,
+    open_group,
+    reaching,
+    read_file,
+)
 from medl_scale.store.atomic import replace_directory
 from medl_scale.store.gather import gather
 from medl_scale.store.hierarchy import (
@@ -26,19 +35,13 @@ from medl_scale.store.hierarchy import (
     folders_to_store,
     scratch_beside,
 )
-from medl_scale.store.places import (
-    as_place,
-    folders_in,
-    is_url,
-    join,
-    many_requests,
-    name_of,
-    named_errors,
-    open_array,
-    open_group,
-    reaching,
-    read_file,
+from medl_scale.store.latent_provenance import (
+    PROVENANCE,
+    UNS_KEY,
+    copy_of_provenance,
+    latent_attributes,
 )
+from medl_scale.store.places import as_place, is_url, join, name_of
 from medl_scale.store.remote import (
     consolidate,
     local_scratch,
@@ -66,9 +69,7 @@ __all__ = [
     "write_latent_array",
 ]
 
-_PROVENANCE = "medl_scale"
 _WRITTEN = "medl_written"
-_UNS_KEY = "medl_scale_latents"
 
 
 def write_latent(
@@ -122,7 +123,7 @@ def write_latent(
             scratch,
             blocks,
             shape=(n_obs, n_latent),
-            attributes=_attributes(provenance),
+            attributes=latent_attributes(provenance),
             name=f"obsm[{key!r}] of {store}",
         )
         # Its consolidated metadata would go on describing the old array.
@@ -161,7 +162,7 @@ def write_latent_array(
             scratch,
             blocks,
             shape=(n_obs, n_latent),
-            attributes=_attributes(provenance),
+            attributes=latent_attributes(provenance),
             name=str(target),
         )
         for folder in folders:
@@ -219,7 +220,7 @@ def read_latent_provenance(path: str | os.PathLike[str], key: str | None = None)
         If there is no such latent.
     """
     target = as_place(path) if key is None else join(path, "obsm", key)
-    provenance: Any = _open_array(target).attrs.get(_PROVENANCE, {})
+    provenance: Any = _open_array(target).attrs.get(PROVENANCE, {})
     return dict(provenance)
 
 
@@ -265,7 +266,7 @@ def _write_to_url(
 ) -> None:
     """Write a latent into an atlas at a URL, made on this machine first."""
     # Tells a reader that what it opened has been replaced since.
-    attributes = _attributes(provenance) | {_WRITTEN: uuid.uuid4().hex}
+    attributes = latent_attributes(provenance) | {_WRITTEN: uuid.uuid4().hex}
     with local_scratch(url) as scratch:
         array = gather(
             scratch, blocks, shape=shape, attributes=attributes, name=f"obsm[{key!r}] of {url}"
@@ -274,61 +275,15 @@ def _write_to_url(
         was_consolidated = remove_consolidated(url)
         put_group(url, "obsm")
         replace_part(url, f"obsm/{key}", array)
-        copy = _provenance_of_all(url, scratch)
+        copy = copy_of_provenance(url, scratch)
         put_group(url, "uns")
-        replace_part(url, f"uns/{_UNS_KEY}", copy)
+        replace_part(url, f"uns/{UNS_KEY}", copy)
         if was_consolidated:
             consolidate(url)
 
 
 def _copy_provenance_to_uns(store: Path, scratch: Path) -> None:
     """Rebuild `uns["medl_scale_latents"]` of an atlas on disk."""
-    copy = _provenance_of_all(str(store), scratch)
+    copy = copy_of_provenance(str(store), scratch)
     ensure_group(store / "uns", scratch)
-    replace_directory(copy, store / "uns" / _UNS_KEY)
-
-
-def _provenance_of_all(store: str, scratch: Path) -> Path:
-    """Write what the attributes of all latents in `obsm` say as a group in `scratch`; return it."""
-    from anndata.io import write_elem
-
-    provenance = {}
-    for key in folders_in(join(store, "obsm")):
-        document = read_file(store, f"obsm/{key}/zarr.json") or b'{"attributes": {}}'
-        attributes = json.loads(document)["attributes"]
-        if _PROVENANCE in attributes:
-            provenance[key] = _readable(attributes[_PROVENANCE])
-    group = zarr.create_group(scratch / "uns", zarr_format=3)
-    write_elem(group, _UNS_KEY, provenance)
-    return scratch / "uns" / _UNS_KEY
-
-
-def _attributes(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a latent's array."""
-    return {
-        "encoding-type": "array",
-        "encoding-version": "0.2.0",
-        _PROVENANCE: _plain(provenance),
-    }
-
-
-def _plain(value: Mapping[str, Any]) -> Any:
-    """Return `value` as JSON would read it back; paths, dates and the like become strings."""
-
-    def simplify(item: Any) -> Any:
-        return item.tolist() if isinstance(item, np.ndarray | np.generic) else str(item)
-
-    return json.loads(json.dumps(dict(value), default=simplify))
-
-
-def _readable(value: Any) -> Any:
-    """Return `value` with lists that anndata cannot write as JSON text."""
-    if isinstance(value, dict):
-        return {key: _readable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        if value and all(isinstance(item, str) for item in value):
-            return np.array(value, dtype=object)
-        if value and all(type(item) in {int, float} for item in value):
-            return np.array(value)
-        return json.dumps(value)
-    return value
+    replace_directory(copy, store / "uns" / UNS_KEY)

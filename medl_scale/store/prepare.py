@@ -7,20 +7,16 @@ a module of its own; the matrix is never held, the tables of cells and genes are
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
 
-from medl_scale.errors import ConfigError, OutputExistsError
 from medl_scale.progress import SilentProgress
 from medl_scale.store.atlas import Atlas, describe, manifest_of
-from medl_scale.store.atomic import atomic_directory, sweep_leftovers
 from medl_scale.store.columns import KeyColumns, Levels, check_batches, key_columns
 from medl_scale.store.elements import MANIFEST_KEY
 from medl_scale.store.embeddings import write_embeddings
@@ -29,17 +25,18 @@ from medl_scale.store.frames import storable
 from medl_scale.store.genes import select_genes
 from medl_scale.store.inputs import open_inputs
 from medl_scale.store.matrix import CsrWriter, index_type
-from medl_scale.store.places import as_place, is_url
+from medl_scale.store.output import check_output, output_folder
+from medl_scale.store.places import as_place
 from medl_scale.store.provenance import describe_origin, note_removed
 from medl_scale.store.quality import measure
-from medl_scale.store.remote import uploaded_directory
 from medl_scale.store.seal import seal
 from medl_scale.store.shuffle import RowShuffle
 from medl_scale.store.units import natural_values
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -101,9 +98,9 @@ def prepare(
         If `output` is one of the inputs, or an input is a URL.
     """
     target = as_place(output)
-    _check_output(target, inputs)
+    check_output(target, inputs)
     with (
-        _output_folder(target, progress, overwrite=overwrite) as folder,
+        output_folder(target, progress, overwrite=overwrite) as folder,
         _fast_codecs(),
         open_inputs(
             inputs,
@@ -272,36 +269,6 @@ def _categorical(levels: Levels) -> pd.Categorical:
 def _place(inputs: Inputs) -> str:
     """Return how errors call all inputs together."""
     return inputs.places[0] if len(inputs.places) == 1 else f"The {len(inputs.places)} inputs"
-
-
-def _output_folder(
-    target: str, progress: Progress, *, overwrite: bool
-) -> AbstractContextManager[Path]:
-    """Return what yields an empty folder and makes it the store at a path or a URL."""
-    if is_url(target):
-        return uploaded_directory(target, overwrite=overwrite, progress=progress)
-    sweep_leftovers(Path(target).parent, of=Path(target).name)
-    return atomic_directory(target, overwrite=overwrite)
-
-
-def _check_output(place: str, inputs: Sequence[str | os.PathLike[str] | AnnData]) -> None:
-    """Raise if replacing the output would destroy an input, or a folder that is no store."""
-    paths = [as_place(source) for source in inputs if isinstance(source, str | os.PathLike)]
-    for path in filter(is_url, paths):
-        raise ConfigError(
-            f"Counts are prepared from files; {path} is a URL. Download it and give its path: it is read "
-            "three times."
-        )
-    if is_url(place):
-        return
-    target = Path(place)
-    if target.resolve() in (Path(path).resolve() for path in paths):
-        raise ConfigError(f"The output {target} is also an input. Choose another output.")
-    store = any((target / marker).exists() for marker in ("zarr.json", ".zgroup"))
-    if target.exists() and not store and not (target.is_dir() and not any(target.iterdir())):
-        raise OutputExistsError(
-            f"{target} exists and is not a Zarr store; it is not replaced. Choose another output."
-        )
 
 
 @contextmanager

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from medl_scale.errors import ConfigError, MedlError, OutputExistsError, StoreError
-from medl_scale.store.places import (
+from medl_scale.store.access import (
     exists,
     file_sizes,
     filesystem,
     has_file,
-    join,
-    name_of,
     named_errors,
+    reaching,
     read_file,
     zarr_store,
 )
+from medl_scale.store.places import join, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,9 +77,14 @@ def uploaded_directory(url: str, *, overwrite: bool, progress: Progress) -> Iter
     """
     check_upload(url, overwrite=overwrite)
     mark, name = _mark(url)
-    with named_errors(url):
-        system, _ = filesystem(url)
-        system.pipe_file(mark, b"medl-scale is writing the store beside this object.\n")
+    system, _ = filesystem(url)
+    try:
+        with reaching(url):
+            system.pipe_file(mark, b"medl-scale is writing the store beside this object.\n")
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{url} cannot be written: {error}. Make the bucket first, or choose another output."
+        ) from error
     try:
         with local_scratch(url) as scratch:
             folder = scratch / name

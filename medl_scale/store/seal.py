@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medl_scale.store.places import file_sizes, is_url, read_file
+from medl_scale.store.access import file_sizes, read_file
+from medl_scale.store.places import is_url
 
 if TYPE_CHECKING:
     import os

@@ -3,6 +3,7 @@
 plan         the order of an epoch, as integers
 source       raw rows from disk (annbatch) or memory; cache keeps decoded ones
 densify      stored values to dense log-normalised ones (kernels); buffers lends the arrays
+chunks       the same rows as an accelerator takes them, which densifies them itself
 minibatches  the above put together, a thread ahead of the training step (prefetch)
 statistics   moments of the train rows in one pass
 """

@@ -136,10 +136,7 @@ def stream(
             for positions, whole in zip(load.positions, everyones, strict=False):
                 found = rows[positions]
                 if form == "chunks":
-                    cells = chunked(
-                        stored, positions, found, columns.size_factors, transform, source.n_vars
-                    )
-                    yield _unread(found, columns, source.n_vars)._replace(cells=send(cells))
+                    yield _sent(stored, positions, found, columns, transform, source.n_vars, send)
                     continue
                 yield _minibatch(stored, positions, found, columns, transform, buffers, whole)
 
@@ -154,6 +151,8 @@ def blocks(
     block_rows: int,
     *,
     prefetch: int = 1,
+    form: Literal["dense", "chunks"] = "dense",
+    send: Callable[[ChunkedRows], Any] = lambda chunks: chunks,
 ) -> Prefetched[Minibatch]:
     """Iterate over the rows of `slices` in order, `block_rows` at a time; the last may be shorter.
 
@@ -168,8 +167,11 @@ def blocks(
             stored, rows = source.fetch(wanted), row_numbers(wanted)
             lengths = (sum(part.stop - part.start for part in block) for block in together)
             for begin, end in pairwise(accumulate(lengths, initial=0)):
-                positions = np.arange(begin, end)
-                yield _minibatch(stored, positions, rows[begin:end], columns, transform, buffers)
+                positions, found = np.arange(begin, end), rows[begin:end]
+                if form == "chunks":
+                    yield _sent(stored, positions, found, columns, transform, source.n_vars, send)
+                else:
+                    yield _minibatch(stored, positions, found, columns, transform, buffers)
 
     return Prefetched(make(), prefetch)
 
@@ -234,6 +236,20 @@ def _minibatch(
     x = buffers.take(rows.size)
     densify(stored, positions, rows, columns.size_factors, transform, x)
     return Minibatch(x, columns.batch_codes[rows], columns.label_codes[rows], rows, whole)
+
+
+def _sent(
+    stored: CsrRows,
+    positions: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    columns: Columns,
+    transform: Transform,
+    n_vars: int,
+    send: Callable[[ChunkedRows], Any],
+) -> Minibatch:
+    """Make one minibatch in pieces, and start its way to a device."""
+    cells = chunked(stored, positions, rows, columns.size_factors, transform, n_vars)
+    return _unread(rows, columns, n_vars)._replace(cells=send(cells))
 
 
 def _unread(rows: NDArray[np.int64], columns: Columns, n_vars: int) -> Minibatch:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Stretches", "row_numbers", "sequential_runs"]
+__all__ = ["Places", "Stretches", "row_numbers", "sequential_runs"]
 
 
 class Stretches(NamedTuple):
@@ -55,6 +55,22 @@ class Stretches(NamedTuple):
         """The stretches as slices."""
         ends = self.starts + self.lengths
         return [slice(a, b) for a, b in zip(self.starts.tolist(), ends.tolist(), strict=True)]
+
+
+class Places:
+    """Where rows of the store come when slices of them are put one after another."""
+
+    def __init__(self, slices: Sequence[slice]) -> None:
+        starts = np.array([rows.start for rows in slices], np.int64)
+        lengths = np.array([rows.stop - rows.start for rows in slices], np.int64)
+        order = np.argsort(starts)
+        self._starts = starts[order]
+        self._offsets = (np.cumsum(lengths) - lengths)[order]
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the (m,) places of rows that lie in the slices."""
+        within = np.searchsorted(self._starts, rows, side="right") - 1
+        return rows - self._starts[within] + self._offsets[within]
 
 
 def row_numbers(runs: Sequence[slice]) -> NDArray[np.int64]:

@@ -3,9 +3,12 @@
 engine.py              what the loop asks of a backend
 engine_tensorflow.py   TensorFlow: tapes in one `tf.function`
 engine_jax.py          JAX: one donated `jit`
+devices.py             one card a process, and how much of it
+device_rows.py         rows in JAX's memory, made dense inside the step
 engine_ranks.py        what differs where several processes share a minibatch
 collective.py          what these processes tell each other
 collective_tensorflow.py  through TensorFlow: NCCL or gRPC
+meeting.py             these processes find each other
 effects.py             random effects in host memory, updated row by row
 loop.py                epochs, validation, roll-back, checkpoints
 stopping.py            when a validation loss has stopped falling

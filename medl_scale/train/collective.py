@@ -7,13 +7,14 @@ takes a way of its own.
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
-from medl_scale.errors import ConfigError
+from medl_scale.errors import ConfigError, MedlError, RankLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,11 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["Alone", "Peers", "join"]
 
 
+CHUNK_VALUES = 1 << 20
+"""Values that `from_first` sends at once: 4 MiB of float32."""
+
+
 class Peers(ABC):
     """The ranks of one fit, seen from one of them."""
 
     rank: int
     world_size: int
+    agreed: BaseException | None = None
+    """The last error that all ranks raised alike; they can go on together after it."""
 
     @property
     def is_first(self) -> bool:
@@ -43,6 +50,16 @@ class Peers(ABC):
         """Return the sum over ranks of (n,) float64, the same on every rank."""
 
     @abstractmethod
+    def sum_exactly(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sum over ranks of (n,) float32 that are zero on all ranks but one."""
+
+    @abstractmethod
+    def guarded(self) -> Any:
+        """Return a context in which a rank's loss becomes a `RankLostError`.
+
+        Other errors that leave it end the collectives, so that nobody waits for this rank.
+        """
+
     def from_first[T](self, make: Callable[[], T]) -> T:
         """Return on every rank what `make` returns on the first, where alone it is called.
 
@@ -53,16 +70,22 @@ class Peers(ABC):
         RankLostError
             On the others, if `make` raises anything else.
         """
-
-    @abstractmethod
-    def guarded(self) -> Any:
-        """Return a context in which a rank's loss becomes a `RankLostError`.
-
-        Other errors that leave it end the collectives, so that nobody waits for this rank.
-        """
+        if not self.is_first:
+            value: T = self._received()
+            return value
+        try:
+            value = make()
+        except Exception as error:
+            told = error if isinstance(error, MedlError) else _FirstFailed(repr(error))
+            self._send(pickle.dumps(told))
+            self.agreed = error
+            raise
+        self._send(pickle.dumps(value))
+        return value
 
     def everyones[E: Exception](self, error: E) -> E:
-        """Return an error that all ranks are about to raise alike: they can go on together after it."""
+        """Return an error that all ranks are about to raise alike."""
+        self.agreed = error
         return error
 
     def gather(self, values: Floats) -> Floats:
@@ -70,6 +93,38 @@ class Peers(ABC):
         table = np.zeros((self.world_size, values.size))
         table[self.rank] = values
         return self.sum(table.ravel()).reshape(table.shape)
+
+    def _send(self, message: bytes) -> None:
+        """Give the others a message: sums in which they hold zeros."""
+        self.sum(np.array([float(len(message))]))
+        # As numbers below 2^16 in float32, which sums leave exact.
+        values = np.frombuffer(message + bytes(len(message) % 2), np.uint16)
+        for start in range(0, len(values), CHUNK_VALUES):
+            self.sum_exactly(values[start : start + CHUNK_VALUES].astype(np.float32))
+
+    def _received(self) -> Any:
+        """Return the message of the first rank, or raise the error that it is."""
+        n_bytes = int(self.sum(np.zeros(1))[0])
+        n_values = -(-n_bytes // 2)
+        parts = []
+        for start in range(0, n_values, CHUNK_VALUES):
+            zeros = np.zeros(min(CHUNK_VALUES, n_values - start), np.float32)
+            parts.append(self.sum_exactly(zeros).astype(np.uint16).tobytes())
+        value = pickle.loads(b"".join(parts)[:n_bytes])
+        if isinstance(value, _FirstFailed):
+            raise RankLostError(
+                f"Rank 0 of {self.world_size} failed: {value.what}. Rank {self.rank} ends with it."
+            )
+        if isinstance(value, MedlError):
+            raise self.everyones(value)
+        return value
+
+
+class _FirstFailed:
+    """Stands for an error of the first rank that others need not be able to unpickle."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
 
 
 class Alone(Peers):
@@ -79,6 +134,10 @@ class Alone(Peers):
 
     @override
     def sum(self, values: Floats) -> Floats:
+        return values
+
+    @override
+    def sum_exactly(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return values
 
     @override

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
-from medl_scale.errors import MedlError, RankLostError
+from medl_scale.errors import RankLostError
 from medl_scale.train.collective import Peers
+from medl_scale.train.meeting import await_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from medl_scale.ranks import Ranks
     from medl_scale.train.collective import Floats
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorFlowPeers", "meet"]
 
-CHUNK_VALUES = 1 << 20
-"""Values of one message of `from_first`: 4 MiB of float32."""
 ALONE_FROM = 1 << 16
 """Values from which a gradient is summed by itself: packing it would copy it twice."""
 GATHERED_UP_TO = 1 << 16
@@ -35,7 +35,7 @@ CALL_STRIDE = 64
 MOST_CALLS = 1 << 24
 
 MEET_TIMEOUT_S = 120
-"""How long the first rank waits for the others; Python and TensorFlow take half a minute at worst."""
+"""How long ranks wait for each other; Python and TensorFlow take half a minute at worst."""
 _ABORTED = "Collective ops is aborted by: "
 
 _met: list[TensorFlowPeers] = []
@@ -63,6 +63,7 @@ class TensorFlowPeers(Peers):
 
         from medl_scale.train.engine import native_log_kept_back
 
+        await_all(ranks, MEET_TIMEOUT_S)
         self.ranks = ranks
         self.rank, self.world_size = ranks.rank, ranks.world_size
         distribute = tf.distribute
@@ -91,14 +92,13 @@ class TensorFlowPeers(Peers):
                 f"{', '.join(ranks.addresses)}: {_plain(error)}. Start all ranks again, in fresh "
                 "processes that have not used TensorFlow, at free ports."
             ) from error
-        self._known: BaseException | None = None
         self._gathers = kind is kinds.RING
         self._token = tf.Variable(0.0)
         """Keeps the gathers of a graph in one order."""
         self._n_calls = 0
         self._next_key: Tensor = None
         """While a graph is traced: the number of its next gather."""
-        self._sum, self._exchange = (
+        self._sum, self._sum_exactly = (
             self.graph(self.total, [tf.TensorSpec([None], dtype)])
             for dtype in (tf.float64, tf.float32)
         )
@@ -185,50 +185,8 @@ class TensorFlowPeers(Peers):
         return np.asarray(self._sum(values))
 
     @override
-    def from_first[T](self, make: Callable[[], T]) -> T:
-        if not self.is_first:
-            value: T = self._received()
-            return value
-        try:
-            value = make()
-        except Exception as error:
-            told = error if isinstance(error, MedlError) else _FirstFailed(_plain(error))
-            self._send(pickle.dumps(told))
-            self._known = error
-            raise
-        self._send(pickle.dumps(value))
-        return value
-
-    def _send(self, message: bytes) -> None:
-        """Give the others a message: sums in which they hold zeros."""
-        self.sum(np.array([float(len(message))]))
-        # As numbers below 2^16 in float32, which sums leave exact.
-        padded = message + b"\0" * (len(message) % 2)
-        values = np.frombuffer(padded, np.uint16)
-        for start in range(0, len(values), CHUNK_VALUES):
-            self._exchange(values[start : start + CHUNK_VALUES].astype(np.float32))
-
-    def _received(self) -> Any:
-        """Return the message of the first rank, or raise the error that it is."""
-        n_bytes = int(self.sum(np.zeros(1))[0])
-        n_values = -(-n_bytes // 2)
-        parts = []
-        for start in range(0, n_values, CHUNK_VALUES):
-            zeros = np.zeros(min(CHUNK_VALUES, n_values - start), np.float32)
-            parts.append(np.asarray(self._exchange(zeros)).astype(np.uint16).tobytes())
-        value = pickle.loads(b"".join(parts)[:n_bytes])
-        if isinstance(value, _FirstFailed):
-            raise RankLostError(
-                f"Rank 0 of {self.world_size} failed: {value.what}. Rank {self.rank} ends with it."
-            )
-        if isinstance(value, MedlError):
-            raise self.everyones(value)
-        return value
-
-    @override
-    def everyones[E: Exception](self, error: E) -> E:
-        self._known = error
-        return error
+    def sum_exactly(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._sum_exactly(values))
 
     @override
     @contextmanager
@@ -247,7 +205,7 @@ class TensorFlowPeers(Peers):
                 "again."
             ) from error
         except BaseException as error:
-            if error is not self._known and not isinstance(error, RankLostError):
+            if error is not self.agreed and not isinstance(error, RankLostError):
                 self._abort(error)
             raise
 
@@ -259,7 +217,7 @@ class TensorFlowPeers(Peers):
 
 
 def _limit_wait(world_size: int) -> None:
-    """Bound the wait for the other ranks, which is an hour unless TensorFlow is told before it starts."""
+    """Bound the wait for a first rank that died just after it was met; TensorFlow's own is an hour."""
     from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
     from tensorflow.python.eager import context
 
@@ -273,13 +231,6 @@ def _limit_wait(world_size: int) -> None:
             coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=world_size)
         ],
     )
-
-
-class _FirstFailed:
-    """Stands for an error of the first rank that others need not be able to unpickle."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
 
 
 def _is_loss(error: Any) -> bool:

@@ -7,19 +7,18 @@ has set in the environment stays as it is.
 from __future__ import annotations
 
 import fcntl
-import getpass
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medl_scale.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Iterator, MutableMapping, Sequence
 
 __all__ = [
     "Card",
@@ -35,7 +34,10 @@ CACHE_SHARE = 0.4
 """Share of the card's free memory that rows may fill. Joining them takes twice that for a moment."""
 JAX_SHARE = 0.9
 """Share of the card that JAX may grow to; the rest is the driver's and other libraries'."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ASK_S = 20.0
+_taken: list[str] = []
+"""The framework for which this process has taken its card."""
 _claimed: list[Any] = []
 """Open lock files of this process's card; the system frees them when it ends, however it ends."""
 
@@ -51,7 +53,8 @@ class Card(NamedTuple):
 def take_device(backend: str, memory: int | None = None) -> None:
     """Claim a card for this process and bound what the framework takes of it; nothing without cards.
 
-    To be called before the framework is first used; later calls change nothing.
+    To be called before the framework is first used. A process does it once: later calls change
+    nothing, as the frameworks would not.
 
     Parameters
     ----------
@@ -66,23 +69,26 @@ def take_device(backend: str, memory: int | None = None) -> None:
     ConfigError
         If the card has less memory.
     """
-    cards = list_cards()
+    cards = () if _taken else list_cards()
     if not cards:
         return
-    # Once a framework has met the driver, what it sees cannot be changed, nor need it be.
-    if not _claimed and not _met_driver():
+    with _visibility_kept():
         claim_card(cards)
-    visible = _visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if memory is not None and visible and memory > visible[0].total_bytes:
-        raise ConfigError(
-            f"device_memory must fit the card, which has {visible[0].total_bytes:,} bytes; got "
-            f"{memory:,}. Lower it, or leave it out."
-        )
-    if backend == "jax":
-        for name, value in jax_variables(memory, visible).items():
-            os.environ.setdefault(name, value)
-    else:
-        limit_tensorflow(memory)
+        visible = [*_visible(cards, os.environ.get(VISIBLE)).values()]
+        if memory is not None and visible and memory > visible[0].total_bytes:
+            raise ConfigError(
+                f"device_memory must fit the card, which has {visible[0].total_bytes:,} bytes; got "
+                f"{memory:,}. Lower it, or leave it out."
+            )
+        if backend == "jax":
+            for name, value in jax_variables(memory, visible).items():
+                os.environ.setdefault(name, value)
+            import jax
+
+            jax.devices()
+        else:
+            limit_tensorflow(memory)
+    _taken.append(backend)
 
 
 def list_cards() -> tuple[Card, ...]:
@@ -133,24 +139,24 @@ def claim_card(
     -------
     The card, or None if none is visible.
     """
-    visible = _visible(cards, environ.get("CUDA_VISIBLE_DEVICES"))
+    visible = _visible(cards, environ.get(VISIBLE))
     if len(visible) <= 1:
-        return visible[0] if visible else None
+        return next(iter(visible.values()), None)
     folder = Path(tempfile.gettempdir()) if folder is None else folder
-    for card in visible:
-        lock = (folder / f"medl-scale-{getpass.getuser()}-{card.uuid}.lock").open("w")
+    for name, card in visible.items():
+        lock = (folder / f"medl-scale-{os.getuid()}-{card.uuid}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
             continue
         _claimed.append(lock)
-        chosen = card
+        chosen = name
         break
     else:
-        chosen = max(visible, key=lambda card: card.free_bytes)
-    environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid
-    return chosen
+        chosen = max(visible, key=lambda name: visible[name].free_bytes)
+    environ[VISIBLE] = chosen
+    return visible[chosen]
 
 
 def jax_variables(memory: int | None, visible: Sequence[Card]) -> dict[str, str]:
@@ -200,27 +206,36 @@ def device_cache_budget(wanted: int | None, platform: str, stats: Any) -> int | 
     return int(CACHE_SHARE * max(0, free))
 
 
-def _visible(cards: Sequence[Card], names: str | None) -> list[Card]:
-    """Return the cards that `CUDA_VISIBLE_DEVICES` names, up to the first name that CUDA ignores."""
+def _visible(cards: Sequence[Card], names: str | None) -> dict[str, Card]:
+    """Return the cards that `CUDA_VISIBLE_DEVICES` names, as it does, up to a name that CUDA ignores.
+
+    CUDA may number cards of different kinds in another order than the driver's tools; so a number
+    stays the number that the user gave.
+    """
     if names is None:
-        return list(cards)
-    found = []
+        return {card.uuid: card for card in cards}
+    found: dict[str, Card] = {}
     for name in (part.strip() for part in names.split(",")):
         if name.isdecimal() and int(name) < len(cards):
-            found.append(cards[int(name)])
+            found[name] = cards[int(name)]
             continue
         matching = [card for card in cards if name and card.uuid.startswith(name)]
         if len(matching) != 1:
             break
-        found.append(matching[0])
+        found[name] = matching[0]
     return found
 
 
-def _met_driver() -> bool:
-    """Say whether a framework of this process has chosen its cards already."""
-    if (jax_bridge := sys.modules.get("jax._src.xla_bridge")) is not None:
-        return bool(jax_bridge._backends)
-    if (context := sys.modules.get("tensorflow.python.eager.context")) is not None:
-        found = context.context_safe()
-        return found is not None and found._context_handle is not None
-    return False
+@contextmanager
+def _visibility_kept() -> Iterator[None]:
+    """Undo what is done to `CUDA_VISIBLE_DEVICES`.
+
+    CUDA has read it for this process by then; processes started later may choose for themselves.
+    """
+    before = os.environ.get(VISIBLE)
+    try:
+        yield
+    finally:
+        os.environ.pop(VISIBLE, None)
+        if before is not None:
+            os.environ[VISIBLE] = before

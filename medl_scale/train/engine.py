@@ -10,14 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medl_scale.train.devices import take_device
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
     from medl_scale.models.network import InitialValues, Network
+    from medl_scale.models.precision import ProductPrecision
     from medl_scale.models.variational import EffectTable
+    from medl_scale.stream.chunks import ChunkedRows
+    from medl_scale.stream.densify import Transform
     from medl_scale.train.collective import Peers
     from medl_scale.train.effects import NoiseTable
 
@@ -61,6 +66,8 @@ class Feeds:
     """(m, n_vars)."""
     frozen_latent: NDArray[np.float32] | None = None
     """(m, n_latent)."""
+    cells: Any = None
+    """Given in place of `x`, which then has no rows, to an engine that densifies them itself."""
     ramp: float = 1.0
     share: Share | None = None
     """Given where this is a part of a minibatch."""
@@ -116,6 +123,35 @@ class Engine(Predictor):
 
     All weights are float32. Adam has betas 0.9 and 0.999 and epsilon 1e-7, as published.
     """
+
+    steps_ahead: int = 0
+    """Steps whose loss terms may stay unread, so that an accelerator need not wait for the host."""
+
+    def takes_rows(self, transform: Transform, n_vars: int, cache_memory: int | None) -> int | None:
+        """Return the bytes of rows that the engine would keep; None if it wants dense arrays.
+
+        Parameters
+        ----------
+        transform
+            What the engine is to do to stored values.
+        n_vars
+            Columns of the dense arrays that it makes.
+        cache_memory
+            The user's setting; None leaves it to the engine.
+        """
+        return None
+
+    def send_rows(self, chunks: ChunkedRows) -> Any:
+        """Start a minibatch's way to the device, from any thread; return the `cells` of its feeds."""
+        raise NotImplementedError
+
+    def keep_rows(self, blocks: Iterable[ChunkedRows], budget_bytes: int) -> bool:
+        """Keep all train rows on the device, in the order given; say whether they fit."""
+        raise NotImplementedError
+
+    def kept_rows(self, places: NDArray[np.int64]) -> Any:
+        """Return the `cells` of a minibatch of rows that are kept, by their (m,) places."""
+        raise NotImplementedError
 
     @abstractmethod
     def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
@@ -174,6 +210,7 @@ def build_engine(
     n_threads: int,
     compiled: bool,
     peers: Peers | None = None,
+    precision: ProductPrecision = "float32",
 ) -> Engine:
     """Return the engine of the Keras backend in use.
 
@@ -183,6 +220,8 @@ def build_engine(
         Let XLA compile the TensorFlow step; JAX always does.
     peers
         Other processes that train the same network, joined by `collective.join`.
+    precision
+        How the matrix products of a training step are rounded.
 
     Raises
     ------
@@ -190,16 +229,23 @@ def build_engine(
         If the backend is neither TensorFlow nor JAX.
     """
     name = backend_name()
+    take_device(name)
     if name == "tensorflow":
         from medl_scale.train.engine_tensorflow import TensorFlowEngine
 
         return TensorFlowEngine(
-            network, initial, effects, n_threads=n_threads, compiled=compiled, peers=peers
+            network,
+            initial,
+            effects,
+            n_threads=n_threads,
+            compiled=compiled,
+            peers=peers,
+            precision=precision,
         )
     if name == "jax":
         from medl_scale.train.engine_jax import JaxEngine
 
-        return JaxEngine(network, initial, effects)
+        return JaxEngine(network, initial, effects, precision=precision)
     from medl_scale.errors import ConfigError
 
     raise ConfigError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 
 from medl_scale.models.network import Inputs
+from medl_scale.models.precision import products_in
 from medl_scale.models.variational import (
     PRIOR_SCALE,
     EffectTable,
@@ -15,15 +16,21 @@ from medl_scale.models.variational import (
     posterior_scale,
     row_kl,
 )
+from medl_scale.train.device_rows import KeptRows, SentRows, dense_on_device, fill_device
+from medl_scale.train.devices import device_cache_budget
 from medl_scale.train.effects import ADAM_BETAS, ADAM_EPSILON, PresentRows
 from medl_scale.train.engine import EffectOptions, Engine, Feeds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
     from medl_scale.models.network import InitialValues, Network
+    from medl_scale.models.precision import ProductPrecision
+    from medl_scale.stream.chunks import ChunkedRows
+    from medl_scale.stream.densify import Transform
+    from medl_scale.train.device_rows import DeviceRows, Filled
 
     Tensor = Any
     State = dict[str, dict[str, Tensor]]
@@ -32,6 +39,8 @@ __all__ = ["JaxEngine"]
 
 PAD = ((0, 0), (0, 1), (0, 0))
 """One more row of zeros, which batch code -1 wraps round to."""
+STEPS_AHEAD = 8
+"""Steps an accelerator may lag behind the host: enough to hide what the host does between two."""
 ROW_BUCKET = 64
 """Present rows are padded to a multiple of this, so that few shapes are compiled."""
 
@@ -40,13 +49,24 @@ class JaxEngine(Engine):
     """See `Engine`. The whole state lives on the device and is donated to each step."""
 
     def __init__(
-        self, network: Network, initial: InitialValues, effects: EffectOptions | None
+        self,
+        network: Network,
+        initial: InitialValues,
+        effects: EffectOptions | None,
+        *,
+        precision: ProductPrecision = "float32",
     ) -> None:
         import jax
         import jax.numpy as jnp
 
         self.network = network
         self.options = effects
+        self._precision: ProductPrecision = precision
+        device = jax.devices()[0]
+        self.steps_ahead = 0 if device.platform == "cpu" else STEPS_AHEAD
+        self._transform: Transform | None = None
+        self._n_vars = 0
+        self._filled: Filled | None = None
         tables = dict(effects.tables) if effects else {}
         self._layer_index = {layer: i for i, layer in enumerate(sorted(tables))}
         self._noise = jnp.asarray(effects.noise.values) if effects else jnp.zeros(1)
@@ -88,8 +108,35 @@ class JaxEngine(Engine):
             self._noise,
             np.float32(learning_rate),
             np.float32(self.n_steps),
+            self._filled.rows if self._filled and isinstance(feeds.cells, KeptRows) else None,
         )
         return terms
+
+    @override
+    def takes_rows(self, transform: Transform, n_vars: int, cache_memory: int | None) -> int | None:
+        import jax
+
+        self._transform, self._n_vars = transform, n_vars
+        device = jax.devices()[0]
+        return device_cache_budget(cache_memory, device.platform, device.memory_stats())
+
+    @override
+    def send_rows(self, chunks: ChunkedRows) -> Any:
+        import jax
+
+        # Returns before the copy has ended; on GPUs it goes through memory that is pinned.
+        return SentRows(jax.device_put(chunks))
+
+    @override
+    def keep_rows(self, blocks: Iterable[ChunkedRows], budget_bytes: int) -> bool:
+        self._filled = fill_device(blocks, budget_bytes)
+        return self._filled is not None
+
+    @override
+    def kept_rows(self, places: NDArray[np.int64]) -> Any:
+        if self._filled is None:
+            raise RuntimeError("no rows are kept on the device")
+        return self._filled.minibatch(places)
 
     @override
     def evaluate(self, feeds: Feeds) -> NDArray[np.float32]:
@@ -176,12 +223,14 @@ class JaxEngine(Engine):
         noise: Tensor,
         rate: Tensor,
         step: Tensor,
+        kept: DeviceRows | None,
     ) -> tuple[State, Tensor]:
         """Build one update: adversary on detached activations, then everything else against it."""
         import jax
         import jax.numpy as jnp
 
         network = self.network
+        inputs = self._densified(inputs, kept)
         adam = dict(state["adam"])
         taken = _take_rows(state["effects"], self._layer_index, rows)
 
@@ -202,9 +251,10 @@ class JaxEngine(Engine):
             total = terms["total"] + self._kl(drawn, rows, noise)
             return total, (terms, encoder_updates | updates, adversary, moments)
 
-        (model_gradients, row_gradients), (terms, updates, adversary, adam) = jax.grad(
-            objective, argnums=(0, 1), has_aux=True
-        )(state["model"], taken)
+        with products_in(self._precision):
+            (model_gradients, row_gradients), (terms, updates, adversary, adam) = jax.grad(
+                objective, argnums=(0, 1), has_aux=True
+            )(state["model"], taken)
         if network.max_gradient_norm is not None:
             squares = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(model_gradients))
             factor = network.max_gradient_norm / jnp.maximum(
@@ -221,6 +271,12 @@ class JaxEngine(Engine):
             "effects": effects,
         }
         return new_state, jnp.stack([terms[name] for name in network.reported])
+
+    def _densified(self, inputs: Inputs, kept: DeviceRows | None) -> Inputs:
+        """Return inputs whose rows are dense."""
+        if self._transform is None or not isinstance(inputs.x, SentRows | KeptRows):
+            return inputs
+        return inputs._replace(x=dense_on_device(inputs.x, kept, self._transform, self._n_vars))
 
     def _draw(
         self, taken: Mapping[str, Any], rows: Mapping[str, Any], noise: Tensor
@@ -259,6 +315,7 @@ class JaxEngine(Engine):
         import jax.numpy as jnp
 
         tables = self._mean_tables(state, tuple(self.network.effect_widths))
+        inputs = self._densified(inputs, None)
         inputs = inputs._replace(effects=gather_effects(tables, inputs.batch_codes))
         values = {**state["model"], **state["statistics"]}
         activations, _ = self.network.activations(values, inputs, training=False)
@@ -297,7 +354,7 @@ class JaxEngine(Engine):
 def _inputs(feeds: Feeds) -> Inputs:
     """Return feeds as inputs; JAX moves them to the device."""
     return Inputs(
-        x=feeds.x,
+        x=feeds.x if feeds.cells is None else feeds.cells,
         batch_codes=feeds.batch_codes,
         label_codes=feeds.label_codes,
         effects={},

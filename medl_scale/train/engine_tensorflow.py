@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, override
 import numpy as np
 
 from medl_scale.models.network import Inputs
+from medl_scale.models.precision import products_in
 from medl_scale.models.variational import gather_effects
 from medl_scale.train.effects import ADAM_BETAS, ADAM_EPSILON, HostEffects
 from medl_scale.train.engine import EffectOptions, Engine, Feeds
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medl_scale.models.network import InitialValues, Network
+    from medl_scale.models.precision import ProductPrecision
     from medl_scale.models.variational import EffectTable
     from medl_scale.train.collective import Peers
     from medl_scale.train.collective_tensorflow import TensorFlowPeers
@@ -47,10 +49,12 @@ class TensorFlowEngine(Engine):
         n_threads: int,
         compiled: bool,
         peers: Peers | None = None,
+        precision: ProductPrecision = "float32",
     ) -> None:
         import tensorflow as tf
 
         self.network = network
+        self._precision: ProductPrecision = precision
         self._peers = cast("TensorFlowPeers", peers) if peers and peers.world_size > 1 else None
         self.model = _variables(initial.model)
         self.adversary = _variables(initial.adversary)
@@ -192,7 +196,7 @@ class TensorFlowEngine(Engine):
         network = self.network
         names = list(self.model)
         watched = [tensor for pair in inputs.effects.values() for tensor in pair]
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, products_in(self._precision):
             tape.watch(watched)
             values = {**self.model, **self.statistics}
             activations, encoder_updates = network.activations(values, inputs, training=True)

@@ -2,7 +2,7 @@
 
 A fit owns one folder. `fit.json` says what is being fitted, `checkpoint.npz` where it stands,
 `history.csv` how it went, `model.npz` is the trained model, and `done.json` marks the end: whatever
-comes before it can be continued.
+comes before it can be continued. `owner` names the process that does so: another ends when it sees it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from medl_scale.stream.densify import Transform
 from medl_scale.stream.source import open_source
 from medl_scale.stream.statistics import TrainStatistics, train_statistics
 from medl_scale.train.collective import Peers, join
+from medl_scale.train.devices import take_device
 from medl_scale.train.effects import NoiseTable
 from medl_scale.train.engine import (
     EffectOptions,
@@ -45,7 +46,14 @@ from medl_scale.train.fit_files import (
 )
 from medl_scale.train.fit_inputs import check_labels, frozen_latent, vocabulary_of
 from medl_scale.train.fit_results import blind_adversary, encode_all, probe_latents
-from medl_scale.train.fit_settings import check_ranks, is_compiled, limit_threads, loop_config
+from medl_scale.train.fit_settings import (
+    check_device,
+    check_ranks,
+    is_compiled,
+    limit_threads,
+    loop_config,
+    product_precision,
+)
 from medl_scale.train.fitted import FittedModel, FittedNetwork, Vocabulary
 from medl_scale.train.loop import Status, TrainData, Training
 from medl_scale.train.pca import fit_pca
@@ -100,6 +108,9 @@ def fit_one(
     atlas = describe(task.ref)
     split = atlas.split(task.fold)
     check_ranks(task, split, ranks)
+    if task.model != "pca":
+        check_device(task)
+    take_device(backend_name(), task.train_config.device_memory)
     peers = join(ranks, task.n_threads)
     with peers.guarded():
         return _fit(task, atlas, split, report, peers, started)
@@ -282,6 +293,7 @@ def _fit_network(
         n_threads=task.n_threads,
         compiled=is_compiled(task, network, statistics.n, peers.world_size),
         peers=peers,
+        precision=product_precision(task),
     )
     losses: dict[str, float] = {}
     folder = Path(task.folder)
@@ -290,9 +302,6 @@ def _fit_network(
     def report(status: Status) -> None:
         if not peers.is_first:
             return
-        if status.row is not None:
-            with epochs.open("a") as file:
-                file.write(json.dumps(status.row) + "\n")
         if status.row is not None and "val_total" in status.row:
             losses.update({name: value for name, value in status.row.items() if is_loss(name)})
         share = status.minibatch / status.n_minibatches if status.n_minibatches else 0.0
@@ -309,6 +318,10 @@ def _fit_network(
                 dict(losses),
             ),
         )
+        # After the state is told, which raises if this fit has been given to another process.
+        if status.row is not None:
+            with epochs.open("a") as file:
+                file.write(json.dumps(status.row) + "\n")
 
     training = Training(
         network,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from medl_scale.errors import ConfigError
+from medl_scale.errors import ConfigError, WorkerLostError
 from medl_scale.store.atomic import atomic_file
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
 
 EPOCHS_FILE = "epochs.jsonl"
 STATUS_FILE = "status.json"
+OWNER_FILE = "owner"
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def check_same_fit(task: FitTask, atlas: Atlas, folder: Path) -> None:
         "train_config": {
             k: v
             for k, v in dataclasses.asdict(task.train_config).items()
-            if k not in {"checkpoint_every_s", "threads"}
+            if k not in {"checkpoint_every_s", "device_memory", "precision", "threads"}
         },
         "minibatch_size": task.stream_config.minibatch_size,
         "run_size": task.stream_config.run_size,
@@ -190,12 +192,24 @@ def check_same_fit(task: FitTask, atlas: Atlas, folder: Path) -> None:
 def publisher(
     task: FitTask, folder: Path, report: Callable[[FitStatus], None] | None
 ) -> Callable[[FitStatus], None]:
-    """Return a function that writes and reports the state of the fit."""
-    path = folder / STATUS_FILE
+    """Take a fit's folder, and return a function that writes and reports the state of the fit.
+
+    It raises `WorkerLostError` once another process has taken the folder: a worker that the network
+    cuts off goes on for a while, and the same fit has been started elsewhere.
+    """
+    path, owner_path = folder / STATUS_FILE, folder / OWNER_FILE
+    owner = uuid.uuid4().hex
+    with atomic_file(owner_path) as scratch:
+        scratch.write_text(owner)
 
     def publish(status: FitStatus) -> None:
+        if owner_path.read_text() != owner:
+            raise WorkerLostError(
+                f"Another process has taken over the fit in {folder}, and this one ends. If nobody meant "
+                "that, see that only one run writes to the folder."
+            )
         # A reader sees the old state or the new one; no need to force it to disk.
-        scratch = path.with_suffix(".tmp")
+        scratch = path.with_name(f"{path.name}.medl-tmp-{owner}")
         scratch.write_text(json.dumps(dataclasses.asdict(status)))
         scratch.replace(path)
         if report is not None:

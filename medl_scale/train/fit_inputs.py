@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medl_scale.errors import ConfigError, DataError
+from medl_scale.store.access import named_errors, open_group
 from medl_scale.store.atlas import var_names
-from medl_scale.store.places import named_errors, open_group
 from medl_scale.stream.densify import Transform
 from medl_scale.train.fitted import Vocabulary
 

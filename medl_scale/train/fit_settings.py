@@ -14,11 +14,19 @@ from medl_scale.train.stopping import StoppingRule
 
 if TYPE_CHECKING:
     from medl_scale.models.network import Network
+    from medl_scale.models.precision import ProductPrecision
     from medl_scale.ranks import Ranks
     from medl_scale.store.atlas import Split
     from medl_scale.train.fit_files import FitTask
 
-__all__ = ["check_ranks", "is_compiled", "limit_threads", "loop_config"]
+__all__ = [
+    "check_device",
+    "check_ranks",
+    "is_compiled",
+    "limit_threads",
+    "loop_config",
+    "product_precision",
+]
 
 VALIDATE_EVERY_STEPS = 10
 WARM_UP_STEPS = 20
@@ -58,7 +66,19 @@ def loop_config(task: FitTask, n_train: int) -> LoopConfig:
         window_size=stream.window_size,
         prefetch=stream.prefetch,
         checkpoint_every_s=train.checkpoint_every_s,
+        device_cache_memory=stream.device_cache_memory,
     )
+
+
+def check_device(task: FitTask) -> None:
+    """Raise if rows are to be kept on a device by a backend that does not keep them."""
+    wanted = task.stream_config.device_cache_memory
+    if wanted and backend_name() != "jax":
+        raise ConfigError(
+            "device_cache_memory keeps train rows on a GPU, which the JAX backend does; got "
+            f"{wanted:,} bytes with KERAS_BACKEND {backend_name()!r}. Set KERAS_BACKEND=jax before "
+            "Python starts, or leave device_cache_memory out."
+        )
 
 
 def check_ranks(task: FitTask, split: Split, ranks: Ranks | None) -> None:
@@ -100,6 +120,12 @@ def is_compiled(task: FitTask, network: Network, n_train: int, world_size: int =
         return task.train_config.compile == "on"
     steps_per_epoch = n_train / task.stream_config.minibatch_size
     return not network.effect_widths and steps_per_epoch >= COMPILED_FROM_STEPS
+
+
+def product_precision(task: FitTask) -> ProductPrecision:
+    """Return how the matrix products of a training step are rounded."""
+    # No loss curve of `bf16` has been shown to match float32's on a GPU yet.
+    return "bf16" if task.train_config.precision == "bf16" else "float32"
 
 
 def limit_threads(n_threads: int) -> None:

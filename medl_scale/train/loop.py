@@ -13,17 +13,19 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from medl_scale.errors import DivergedError
 from medl_scale.models.variational import table_kl
 from medl_scale.seeds import Purpose, generator
-from medl_scale.stream.minibatches import blocks, stream
+from medl_scale.stream.minibatches import blocks, chunked_blocks, dense_rows, stream
 from medl_scale.stream.plan import EpochPlan
+from medl_scale.stream.runs import Places
 from medl_scale.train.checkpoint import read_checkpoint, write_checkpoint
 from medl_scale.train.collective import Alone, Peers
 from medl_scale.train.engine import Engine, Feeds, Share
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from medl_scale.store.atlas import Columns, Split
     from medl_scale.stream.contract import Source
     from medl_scale.stream.densify import Transform
-    from medl_scale.stream.minibatches import Minibatch
+    from medl_scale.stream.minibatches import Form, Minibatch
 
     State = dict[str, NDArray[Any]]
 
@@ -69,6 +71,8 @@ class LoopConfig:
     window_size: int
     prefetch: int
     checkpoint_every_s: float
+    device_cache_memory: int | None = None
+    """Bytes of train rows that an engine may keep on its device; None leaves it to the engine."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,16 @@ class Position:
     stopping: Stopping = field(default_factory=Stopping)
     history: list[dict[str, Any]] = field(default_factory=list)
     is_over: bool = False
+
+
+class _Unread(NamedTuple):
+    """A step whose loss terms have not been looked at."""
+
+    terms: Any
+    feeds: Feeds
+    rows: NDArray[np.int64]
+    epoch: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,12 @@ class Training:
         self._interrupted = False
         self._all_stop = False
         """Whether a rank was interrupted, as every rank learnt in the same step."""
+        self._unread: deque[_Unread] = deque()
+        # Ranks must learn in the same step that they are to stop, whatever any of them waits for.
+        self._steps_ahead = engine.steps_ahead if self.peers.world_size == 1 else 0
+        self._form: Form | None = None
+        """How minibatches reach the engine, once that is known."""
+        self._places = Places(data.split.train)
 
     def resume(self) -> bool:
         """Continue from the checkpoint, if there is one; say whether there was."""
@@ -229,6 +249,8 @@ class Training:
         plan = self._plan()
         started = time.perf_counter()
         step_s, n_cells = 0.0, 0
+        # What an error of an earlier call may have left.
+        self._unread.clear()
         minibatches = stream(
             data.source,
             data.columns,
@@ -238,27 +260,28 @@ class Training:
             world_size=self.peers.world_size,
             start=position.minibatch,
             prefetch=self.config.prefetch,
+            form=self._row_form(),
+            send=self.engine.send_rows,
         )
         with minibatches:
             for minibatch in minibatches:
                 before = time.perf_counter()
                 feeds = self._training_feeds(minibatch)
-                terms = np.asarray(
-                    self.engine.step(feeds, learning_rate=self._learning_rate()), np.float64
+                terms = self.engine.step(feeds, learning_rate=self._learning_rate())
+                self._unread.append(
+                    _Unread(terms, feeds, minibatch.rows, position.epoch, position.step)
                 )
-                step_s += time.perf_counter() - before
-                if feeds.share is not None:
-                    terms, self._all_stop = terms[:-1], bool(terms[-1] > 0)
-                if not np.isfinite(terms).all():
-                    self._recover(terms, feeds, f"epoch {position.epoch}, step {position.step}")
-                    return None
-                size = len(feeds.batch_codes if feeds.share is None else feeds.share.batch_codes)
                 position.step += 1
                 position.minibatch += 1
-                position.n_cells += size
-                position.sums = [s + t * size for s, t in zip(position.sums, terms, strict=True)]
-                n_cells += size
-                self._after_step(plan, n_cells / (time.perf_counter() - started))
+                is_fine = self._read_terms(self._steps_ahead)
+                step_s += time.perf_counter() - before
+                if not is_fine:
+                    return None
+                n_cells += _n_cells(feeds)
+                if not self._after_step(plan, n_cells / (time.perf_counter() - started)):
+                    return None
+        if not self._read_terms():
+            return None
         seconds = time.perf_counter() - started
         return {
             "train_s": seconds,
@@ -267,8 +290,53 @@ class Training:
             "cells_per_s": n_cells / seconds if seconds > 0 else 0.0,
         }
 
-    def _after_step(self, plan: EpochPlan, cells_per_s: float) -> None:
-        """Report, and write a checkpoint where one is due inside a long epoch."""
+    def _row_form(self) -> Form:
+        """Return how minibatches reach the engine; the first time, fill its device if it keeps rows."""
+        if self._form is None:
+            self._form = "dense"
+            data = self.data
+            budget = None
+            if self.peers.world_size == 1:
+                budget = self.engine.takes_rows(
+                    data.transform, data.source.n_vars, self.config.device_cache_memory
+                )
+            if budget is not None:
+                rows = chunked_blocks(data.source, data.columns, data.split.train, data.transform)
+                fits = budget > 0 and self.engine.keep_rows(rows, budget)
+                self._form = "rows" if fits else "chunks"
+        return self._form
+
+    def _read_terms(self, most: int = 0) -> bool:
+        """Add up terms until at most `most` steps are unread; say False after going back instead.
+
+        Steps are read in their order, one by one, so the sums do not depend on when that is.
+        """
+        position = self.position
+        while len(self._unread) > most:
+            step = self._unread.popleft()
+            terms = np.asarray(step.terms, np.float64)
+            if step.feeds.share is not None:
+                terms, self._all_stop = terms[:-1], bool(terms[-1] > 0)
+            if not np.isfinite(terms).all():
+                self._unread.clear()
+                feeds = self._densified(step.feeds, step.rows)
+                self._recover(terms, feeds, f"epoch {step.epoch}, step {step.step}")
+                return False
+            size = _n_cells(step.feeds)
+            position.n_cells += size
+            position.sums = [s + t * size for s, t in zip(position.sums, terms, strict=True)]
+        return True
+
+    def _densified(self, feeds: Feeds, rows: NDArray[np.int64]) -> Feeds:
+        """Return feeds of these rows with the values of their cells."""
+        if feeds.cells is None:
+            return feeds
+        data = self.data
+        x = dense_rows(data.source, data.columns, rows, data.transform)
+        return dataclasses.replace(feeds, x=x, cells=None)
+
+    def _after_step(self, plan: EpochPlan, cells_per_s: float) -> bool:
+        """Report, and write a checkpoint where one is due inside a long epoch; False after going back."""
         now = time.monotonic()
         position = self.position
         if now - self._reported_at > 0.25:
@@ -283,8 +351,11 @@ class Training:
                     None,
                 )
             )
-        if position.minibatch < plan.n_minibatches:
+        if position.minibatch < plan.n_minibatches and self._is_save_due():
+            if not self._read_terms():
+                return False
             self._save_if_due()
+        return True
 
     def _end_epoch(self, timings: dict[str, float]) -> None:
         """Validate if due, decide how to go on, and write the epoch's row."""
@@ -342,31 +413,37 @@ class Training:
         )
         sums = np.zeros(len(self.network.reported))
         n_cells = 0
-        bad_block = None
+        bad: list[tuple[Feeds, NDArray[np.int64]]] = []
         with blocks(
             data.source,
             data.columns,
             [slice(first, end)] if first < end else [],
             data.transform,
             VALIDATION_ROWS,
+            form="dense" if self._row_form() == "dense" else "chunks",
+            send=self.engine.send_rows,
         ) as found:
             for block in found:
                 feeds = self._feeds(block)
                 terms = np.asarray(self.engine.evaluate(feeds), np.float64)
-                if bad_block is None and not np.isfinite(terms).all():
-                    bad_block = feeds
+                if not bad and not np.isfinite(terms).all():
+                    bad = [(feeds, block.rows)]
                 sums += terms * len(block.rows)
                 n_cells += len(block.rows)
         totals = peers.sum(np.append(sums, n_cells))
-        return totals[:-1] / totals[-1], bad_block
+        return totals[:-1] / totals[-1], self._densified(*bad[0]) if bad else None
 
     def _feeds(self, minibatch: Minibatch) -> Feeds:
         """Return a block's feeds without randomness."""
         frozen = self.data.frozen_latent
+        cells = minibatch.cells
+        if self._form == "rows" and cells is None:
+            cells = self.engine.kept_rows(self._places.of(minibatch.rows))
         return Feeds(
             x=minibatch.x,
             batch_codes=minibatch.batch_codes,
             label_codes=minibatch.label_codes,
+            cells=cells,
             frozen_latent=None if frozen is None else frozen[minibatch.rows],
         )
 
@@ -469,15 +546,22 @@ class Training:
 
     def _save_if_due(self) -> None:
         """Write a checkpoint after an interrupt, at the end and from time to time; pass interrupts on."""
-        alone = self.peers.world_size == 1
-        interrupted = self._interrupted if alone else self._all_stop
-        waited = time.monotonic() - self._saved_at
-        if interrupted or self.position.is_over or waited >= self.config.checkpoint_every_s:
+        if self._is_save_due():
             self._saved_at = time.monotonic()
             if self.checkpoint is not None:
                 self._save(self.checkpoint)
-        if interrupted:
+        if self._must_stop:
             raise KeyboardInterrupt
+
+    def _is_save_due(self) -> bool:
+        """Say whether a checkpoint is to be written now."""
+        waited = time.monotonic() - self._saved_at
+        return self._must_stop or self.position.is_over or waited >= self.config.checkpoint_every_s
+
+    @property
+    def _must_stop(self) -> bool:
+        """Whether the fit was interrupted, as far as all ranks know."""
+        return self._interrupted if self.peers.world_size == 1 else self._all_stop
 
     def _save(self, path: Path) -> None:
         """Write the present state, the one to go back to and the best one; equal ones only once."""
@@ -509,6 +593,11 @@ class Training:
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _n_cells(feeds: Feeds) -> int:
+    """Return the cells of a minibatch over all ranks."""
+    return len(feeds.batch_codes if feeds.share is None else feeds.share.batch_codes)
 
 
 def _record(position: Position) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_a_task_that_always_loses_a_member_is_given_up_and_what_it_printed_is_ke
     outcome = ended["sum"]
     assert re.fullmatch(
         r"It lost a process 3 times: (after \d+ s, rank 1 of 2 on tcp\S+: its process "
-        r"ended with exit status 7(; |\. )){3}Run fewer workers at a time, or give each more memory\.",
+        r"ended with exit status 7(; |\. )){3}Run fewer workers at a time \(--workers\), or give each more memory \(--memory-limit\)\.",
         outcome.error,
     )
     assert outcome.traceback == "half a line to standard output"

@@ -173,9 +173,9 @@ def test_a_worker_whose_host_does_not_answer_is_let_go_in_ten_seconds(cluster, c
     assert outcome.value[2] > 2
 
 
-@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize(("sent", "most_s"), [(signal.SIGSTOP, 40), (signal.SIGKILL, 10)])
 def test_a_scheduler_that_is_gone_ends_the_run_with_what_to_do_and_the_workers_end(
-    cluster, client, tmp_path, sent
+    cluster, client, tmp_path, sent, most_s
 ):
     _, (scheduler, workers) = cluster
     sent_s = []
@@ -192,7 +192,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_what_to_do_and_the_workers_e
         match=r"The Dask scheduler at tcp://\S+ does not answer any more: .* go on with --resume\.",
     ):
         run(client, tasks(tmp_path, n_steps=10_000), on_update=kill)
-    assert time.monotonic() - sent_s[0] < 10
+    assert time.monotonic() - sent_s[0] < most_s
     scheduler.send_signal(signal.SIGCONT)
     client.close()
     assert len(members) == 2

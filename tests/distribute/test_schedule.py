@@ -146,4 +146,36 @@ def test_without_a_worker_tasks_fail_after_a_while(tmp_path):
         Client(cluster, set_as_default=False) as client,
     ):
         ended = run(client, [Task("a", ("one", tmp_path))], limits=Limits(no_worker_s=0.6))
-    assert ended["a"].error == "No worker within 1 s."
+    assert ended["a"].error == (
+        "No worker could take it for 1 s: none is left in the cluster. See why they ended, and start "
+        "some again."
+    )
+
+
+def test_workers_that_dask_has_paused_are_told_of_with_the_remedy(tmp_path):
+    import dask
+    from distributed import Client, LocalCluster
+
+    # The nanny would end so large a worker, again and again.
+    with (
+        dask.config.set({"distributed.worker.memory.terminate": False}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit="50MB",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        (address,) = client.scheduler_info()["workers"]
+        deadline = time.monotonic() + 20
+        while client.scheduler_info()["workers"][address]["status"] != "paused":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ended = run(client, [Task("a", ("one", tmp_path))], limits=Limits(no_worker_s=0.6))
+    assert ended["a"].error == (
+        "No worker could take it for 1 s: Dask has paused 1, out of memory. Run fewer workers at a "
+        "time (--workers), or give each more memory (--memory-limit)."
+    )

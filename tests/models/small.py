@@ -113,7 +113,7 @@ def tables(net: Network) -> dict[str, EffectTable]:
     }
 
 
-def engine(case: Case, *, compiled: bool = False) -> Engine:
+def engine(case: Case, *, compiled: bool = False, precision: str = "float32") -> Engine:
     """Return an engine of the Keras backend in use."""
     net = network(case)
     options = None
@@ -126,7 +126,9 @@ def engine(case: Case, *, compiled: bool = False) -> Engine:
             one_draw_kl=published,
             noise=NOISE,
         )
-    return build_engine(net, jittered(net), options, n_threads=1, compiled=compiled)
+    return build_engine(
+        net, jittered(net), options, n_threads=1, compiled=compiled, precision=precision
+    )
 
 
 def feeds(net: Network, seed: int = 5) -> Feeds:

@@ -90,11 +90,13 @@ def test_what_cannot_be_used_is_refused_before_anything_is_made(made, tmp_path, 
 def test_all_fits_have_the_same_threads_and_share_the_cache_of_a_machine(tmp_path):
     config = RunConfig(models=("me", "pca"), folds=(0, 1))
     workers = Workers(None, 4, 3, n_per_machine=2)
-    tasks = fit_tasks("a.zarr", tmp_path, config, workers, resume=False)
+    tasks = fit_tasks("a.zarr", tmp_path, config, workers)
     assert [task.name for task in tasks] == [
         "fit me fold 0", "fit me fold 1", "fit pca fold 0", "fit pca fold 1",
     ]  # fmt: skip
     assert {task.payload.n_threads for task in tasks} == {3}
+    # One that is started again goes on from its checkpoint.
+    assert all(task.payload.resume for task in tasks)
     assert {task.payload.stream_config.cache_memory for task in tasks} == {2**30}
     assert tasks[0].cost > tasks[2].cost
     assert os.fspath(tasks[0].payload.ref) == "a.zarr"

@@ -26,7 +26,7 @@ def large(small):
 def shares(atlas, tmp_path, n_workers, **settings):
     """Return the number of workers of each fit."""
     config = RunConfig(stream=StreamConfig(minibatch_size=64), **settings)
-    tasks = fit_tasks(atlas.path, tmp_path, config, Workers(None, n_workers, 1), resume=False)
+    tasks = fit_tasks(atlas.path, tmp_path, config, Workers(None, n_workers, 1))
     return {
         (task.payload.model, task.payload.fold): task.n_ranks
         for task in share_fits(tasks, config, atlas, n_workers)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from typing import TYPE_CHECKING
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -22,8 +24,18 @@ if TYPE_CHECKING:
 run = st.tuples(st.integers(0, N_OBS), st.integers(0, 150)).map(
     lambda at: slice(at[0], min(at[0] + at[1], N_OBS))
 )
+
+
+def at_url(path: Path) -> str:
+    """Copy a store to a place that only fsspec reaches; return its URL."""
+    url = f"memory://{uuid.uuid4().hex}/{path.name}"
+    fsspec.filesystem("memory").put(str(path), url, recursive=True)
+    return url
+
+
 SOURCES = {
     "disk": lambda path, _: DiskSource(path),
+    "at a URL": lambda path, _: DiskSource(at_url(path)),
     "memory": lambda _, matrix: MemorySource(matrix),
     "memory, dense": lambda _, matrix: MemorySource(matrix.toarray()),
     "memory, columns first": lambda _, matrix: MemorySource(sparse.csc_matrix(matrix)),
@@ -91,6 +103,34 @@ def test_zarr_is_left_as_it_was(on_disk):
         assert zarr.config.get("codec_pipeline.path") == before
 
 
+def test_what_lies_at_a_url_is_left_to_zarr_which_asks_for_much_at_once(on_disk, monkeypatch):
+    from zarr.core.codec_pipeline import BatchedCodecPipeline
+
+    url, asked = at_url(on_disk), []
+    source = DiskSource(url)
+    read = BatchedCodecPipeline.read
+
+    async def spying(pipeline, *args, **options):
+        asked.append(zarr.config.get("async.concurrency"))
+        return await read(pipeline, *args, **options)
+
+    monkeypatch.setattr(BatchedCodecPipeline, "read", spying)
+    before = zarr.config.get("async.concurrency")
+    source.fetch([slice(0, 9), slice(500, 600)])
+    assert set(asked) == {64}
+    assert zarr.config.get("async.concurrency") == before
+
+
+def test_an_s3_server_gives_the_rows_that_the_disk_gives(s3, on_disk, counts):
+    url = f"{s3.bucket()}/atlas.zarr"
+    fsspec.filesystem("s3").put(str(on_disk), url, recursive=True)
+    runs = [slice(0, 16), slice(120, 140), slice(690, N_OBS)]
+    with open_source(url) as remote, open_source(on_disk) as local:
+        for found, expected in zip(remote.fetch(runs), local.fetch(runs), strict=True):
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
+
+
 def test_columns_from_disk_keep_their_narrow_type(disk):
     assert disk.fetch([slice(0, 9)]).indices.dtype == np.uint16
 
@@ -138,6 +178,23 @@ def test_a_truncated_shard_is_an_error_that_names_the_store(damaged, name, kept)
     source = DiskSource(damaged)
     with pytest.raises(StoreError, match=r"damaged\.zarr cannot be read .* truncated or damaged"):
         source.fetch([slice(0, N_OBS)])
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_object_is_an_error_that_names_the_url(damaged, kept):
+    shard = shards(damaged, "data")[2]
+    shard.write_bytes(shard.read_bytes()[: int(kept * shard.stat().st_size)])
+    url = at_url(damaged)
+    source = DiskSource(url)
+    with pytest.raises(StoreError, match=rf"{url} cannot be read .* truncated or damaged"):
+        source.fetch([slice(0, N_OBS)])
+
+
+def test_a_store_at_a_url_without_one_of_its_arrays_is_an_error_that_names_it(damaged):
+    shutil.rmtree(damaged / "X" / "indptr")
+    url = at_url(damaged)
+    with pytest.raises(StoreError, match=rf"{url} cannot be read"):
+        DiskSource(url)
 
 
 def test_a_cache_does_not_keep_what_could_not_be_read(damaged):

@@ -375,6 +375,131 @@ def test_a_fit_that_diverges_twice_names_the_term_the_batch_and_the_place(data, 
     assert made.position.step == made.engine.n_steps == 12
 
 
+class Keeping(Descent):
+    """Asks for rows as they are stored, and keeps them if there is room, as an engine on a GPU does."""
+
+    budget = 0
+
+    @override
+    def takes_rows(self, transform: Transform, n_vars: int, cache_memory: int | None) -> int:
+        self.transform = transform
+        self.kept: list[tuple[np.ndarray, np.ndarray, np.float32]] = []
+        self.n_sent = self.n_kept = 0
+        return self.budget if cache_memory is None else cache_memory
+
+    @override
+    def send_rows(self, chunks: Any) -> Any:
+        self.n_sent += 1
+        return list(self.rows_of(chunks))
+
+    @override
+    def keep_rows(self, blocks: Any, budget_bytes: int) -> bool:
+        for block in blocks:
+            self.kept += self.rows_of(block)
+        return True
+
+    @override
+    def kept_rows(self, places: np.ndarray) -> Any:
+        self.n_kept += 1
+        return [self.kept[place] for place in places]
+
+    @override
+    def step(self, feeds: Feeds, *, learning_rate: float) -> Any:
+        assert len(feeds.x) == 0
+        return super().step(self.dense(feeds), learning_rate=learning_rate)
+
+    @override
+    def evaluate(self, feeds: Feeds) -> np.ndarray:
+        return super().evaluate(feeds if feeds.cells is None else self.dense(feeds))
+
+    def rows_of(self, chunks: Any) -> Any:
+        ends = np.cumsum(chunks.counts)
+        for start, end, factor in zip(ends - chunks.counts, ends, chunks.factors, strict=True):
+            yield chunks.indices[start:end], chunks.data[start:end], factor
+
+    def dense(self, feeds: Feeds) -> Feeds:
+        x = np.zeros((len(feeds.cells), self.weights.size), np.float32)
+        for row, (indices, data, factor) in zip(x, feeds.cells, strict=True):
+            values = np.log1p(data.astype(np.float32) * factor) * np.float32(self.transform.scale)
+            np.add.at(row, indices.ravel(), values.ravel())
+        return dataclasses.replace(feeds, x=x, cells=None)
+
+
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_rows_that_an_engine_densifies_itself_train_it_alike(data, budget):
+    dense = training(data, max_epochs=3)
+    expected = dense.run()
+    keeping = training(data, max_epochs=3, device_cache_memory=budget or None)
+    engine = Keeping(keeping.network, data.source.n_vars)
+    keeping = Training(keeping.network, engine, data, keeping.config)
+    found = keeping.run()
+    for row, other in zip(found.history, expected.history, strict=True):
+        same = {k: v for k, v in row.items() if k not in TIMINGS}
+        assert same == pytest.approx({k: other[k] for k in same}, rel=1e-4)
+    n_steps, n_validated = 3 * N_PER_EPOCH, 2
+    assert (engine.n_kept, engine.n_sent) == (
+        (n_steps, n_validated) if budget else (0, n_steps + n_validated)
+    )
+
+
+def test_a_bad_batch_is_named_whatever_form_its_rows_came_in(data):
+    made = training(data)
+    engine = Keeping(made.network, data.source.n_vars)
+    # Read again for the blame, they are dense.
+    engine.spoil = lambda feeds: set(feeds.batch_codes) == {1} or feeds.latent_noise is not None
+    made = Training(made.network, engine, data, made.config)
+    with pytest.raises(DivergedError, match=f"by cells of batch '{data.batch_levels[1]}'"):
+        made.run()
+
+
+@pytest.mark.parametrize("ahead", [1, 4, 100])
+@pytest.mark.parametrize("rate", [STEADY, DIVERGING])
+def test_a_fit_does_not_depend_on_how_late_its_losses_are_read(
+    data, tmp_path, monkeypatch, ahead, rate
+):
+    at_once = training(data, rate=rate)
+    expected = outcome(at_once, at_once.run())
+    monkeypatch.setattr(Descent, "steps_ahead", ahead)
+    for every_s in (0.0, math.inf):
+        late = training(data, tmp_path / "c.npz", rate=rate, checkpoint_every_s=every_s)
+        assert outcome(late, late.run()) == expected
+    resumed = interrupted_at(
+        data, tmp_path / "c.npz", [3, 13], *WAYS["Ctrl-C"], rate=rate, checkpoint_every_s=math.inf
+    )  # fmt: skip
+    assert outcome(resumed, resumed.result) == expected
+
+
+def test_losses_are_read_so_many_steps_late_and_all_before_the_epoch_ends(data, monkeypatch):
+    monkeypatch.setattr(Descent, "steps_ahead", 3)
+    read, lags = [], []
+
+    class OnDevice:
+        """Loss terms that tell when they are read."""
+
+        def __init__(self, terms: np.ndarray, n_steps: int) -> None:
+            self.terms, self.n_steps = terms, n_steps
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            read.append(self.n_steps)
+            lags.append(made.engine.n_steps - self.n_steps)
+            return self.terms.astype(dtype)
+
+    made = training(data, max_epochs=2, checkpoint_every_s=math.inf)
+    step = made.engine.step
+    made.engine.step = lambda feeds, **more: OnDevice(step(feeds, **more), made.engine.n_steps)
+    made.run()
+    assert read == list(range(1, 2 * N_PER_EPOCH + 1))
+    assert lags == [3, 3, 3, 2, 1, 0] * 2
+
+
+def test_a_step_found_bad_late_is_named_by_its_own_place(data, monkeypatch):
+    monkeypatch.setattr(Descent, "steps_ahead", 2)
+    made = training(data, max_epochs=9)
+    made.engine.spoil = lambda feeds: made.engine.n_steps == 14
+    with pytest.raises(DivergedError, match="epoch 2, step 13, most likely by cells of batch"):
+        made.run()
+
+
 def test_the_batch_with_the_largest_loss_is_suspected(data):
     def spoil(feeds: Feeds) -> bool:
         return set(feeds.batch_codes) == {1} or feeds.latent_noise is not None

@@ -114,7 +114,8 @@ def wait_for_epoch(task: FitTask, gang: Gang, epoch: int) -> None:
         if status is not None and status.epoch >= epoch:
             return
         assert time.monotonic() < end
-        assert all(process.poll() is None for process in gang.processes)
+        codes = [process.poll() for process in gang.processes]
+        assert codes == [None] * len(codes), codes
         time.sleep(0.05)
 
 

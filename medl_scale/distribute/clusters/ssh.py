@@ -11,7 +11,7 @@ from medl_scale.config import check_at_least
 from medl_scale.distribute.clusters.config import WorkerOptions
 from medl_scale.distribute.clusters.environment import settings
 from medl_scale.distribute.clusters.extras import need_extra
-from medl_scale.distribute.clusters.lifeline import end_with_client
+from medl_scale.distribute.clusters.lifeline import ending_with_client
 from medl_scale.distribute.interrupts import interrupts_deferred
 from medl_scale.errors import ClusterError, ConfigError
 
@@ -83,8 +83,8 @@ def ssh_client(
             cluster = _start(options, n_workers, dashboard_address)
             stack.callback(_end, cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        end_with_client(client)
-        yield client
+        with ending_with_client(client):
+            yield client
 
 
 def _start(options: SshOptions, n_workers: int, dashboard_address: str | None) -> Any:
@@ -152,6 +152,6 @@ def worker_options(options: SshOptions, n_workers: int) -> dict[str, Any]:
 
 
 def _end(cluster: Any) -> None:
-    """End what was started."""
-    with suppress(TimeoutError):
+    """End what was started; a scheduler that is gone has taken its workers along."""
+    with suppress(OSError):
         cluster.close(timeout=_CLOSE_S)
