@@ -80,7 +80,6 @@ SCRIPTS = (
     Script("fit", ("--quick",), own_figures),
     Script("workers", ("--quick",), own_figures),
     Script("ranks", ("--quick",), own_figures),
-    Script("ranks", ("--quick",), own_figures),
     Script("memory", ("--quick",), own_figures),
     Script("silhouette_exact", ("--quick",), own_figures),
     Script("gridded", ("--quick",), own_figures),

@@ -20,12 +20,15 @@ def traced_flops(engine, feeds) -> int:
     """Multiplications and additions of the matrix products that TensorFlow's step runs."""
     import tensorflow as tf
 
+    from medl_scale.train.engine_ranks import part_of
     from medl_scale.train.engine_tensorflow import _inputs, _tensors
 
     draw = engine.effects.draw(feeds.batch_codes, 1) if engine.effects else None
     effects = {layer: _tensors(pair) for layer, pair in draw.cells.items()} if draw else {}
     number = tf.constant(1.0)
-    graph = engine._step.get_concrete_function(_inputs(feeds, effects), number, number).graph
+    part, n_rows = part_of(feeds, draw)
+    inputs = _inputs(feeds, effects)
+    graph = engine._step.get_concrete_function(inputs, number, number, part, n_rows).graph
     # What nothing depends on is pruned before the graph runs.
     wanted = [*(tensor.op for tensor in graph.outputs), *graph.control_outputs]
     seen, total = set(), 0

@@ -269,9 +269,11 @@ def _nowhere(waited_s: float, n_paused: int, losses: Sequence[Loss]) -> str:
     text = f"No worker could take it for {waited_s:.0f} s: "
     if n_paused:
         text += f"Dask has paused {n_paused}, out of memory. {_MORE_MEMORY}"
-    else:
-        text += "none is left in the cluster. See why they ended, and start some again."
-    return f"{text} {_listed(losses)}" if losses else text
+        return f"{text} {_listed(losses)}" if losses else text
+    text += "none is left in the cluster."
+    if losses:
+        return f"{text} {_listed(losses)} {_MORE_MEMORY}"
+    return f"{text} See why they ended, and start some again."
 
 
 def _listed(losses: Sequence[Loss]) -> str:

@@ -1,6 +1,7 @@
 """What a run with workers leaves behind, however it goes: its results, and nothing else."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,10 +141,12 @@ def test_workers_without_enough_memory_are_told_of_with_the_remedy(tmp_path, tmp
     assert command.process.wait(300) == 2
     said = " ".join(command.log.read_text().split())
     assert "2 of 2 fits failed; the others are kept in run." in said
+    remedy = "Run fewer workers at a time (--workers), or give each more memory (--memory-limit)."
+    assert said.count(remedy) == 2
     for model in ("re", "me"):
-        assert (
-            f"fit {model} fold 0: Its worker process died 3 times: killed, or out of memory. Run fewer "
-            "workers at a time (--workers), or give each more memory (--memory-limit)."
-        ) in said
+        # At the third death, or when Dask does not start a worker again after the second.
+        assert re.search(
+            f"fit {model} fold 0: (Its worker process died 3 times|No worker could)", said
+        )
     assert "goes on from its last checkpoint" in said
     command.nothing_remains()

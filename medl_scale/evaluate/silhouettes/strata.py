@@ -60,7 +60,8 @@ class Design:
         total = float(parts.sum())
         if total == 0.0:
             return 0.0
-        freedom = total**2 / float(np.sum(parts**2 / np.maximum(drawn - 1.0, 1.0)))
+        # Shares, since the squares of tiny variances are zero.
+        freedom = 1.0 / float(np.sum((parts / total) ** 2 / np.maximum(drawn - 1.0, 1.0)))
         return float(stats.t.ppf((1.0 + confidence) / 2.0, freedom)) * math.sqrt(total)
 
     def draws_for(self, half_width: float, confidence: float) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -63,6 +63,7 @@ def test_a_sample_without_differences_still_allows_for_rare_ones():
     ),
     st.floats(1e-5, 0.5),
 )
+@example([(33, 0.0, 5e-147)], 0.5)
 def test_planned_draws_reach_the_half_width(strata, wanted):
     plan = design(*zip(*strata, strict=True))
     draws = plan.draws_for(wanted, 0.99)
