@@ -71,7 +71,8 @@ def test_tasks_come_back_in_the_order_given_whatever_happens_to_some(tmp_path):
     assert os.getpid() not in {pid for pid, _, _ in runs}
     started = {name: outcome.value[1] for name, outcome in by_name.items() if outcome.value}
     assert min(started, key=started.get) == "long"
-    assert max(started, key=started.get) == "short"
+    # Two are given out together: either may come to its worker first.
+    assert "short" in sorted(started, key=started.get)[-2:]
     assert dict(os.environ) == environment
     assert not any("spawn_main" in str(child.cmdline()) for child in psutil.Process().children())
 

@@ -69,7 +69,13 @@ def wait_for_end(children):
 
 
 @pytest.mark.parametrize(
-    ("way", "models"), [("Ctrl-C", ["ae"]), ("Ctrl-C", ["ae", "re"]), ("kill -9", ["ae"])]
+    ("way", "models"),
+    [
+        ("Ctrl-C", ["ae"]),
+        # Three times two workers that load TensorFlow.
+        pytest.param("Ctrl-C", ["ae", "re"], marks=pytest.mark.slow),
+        ("kill -9", ["ae"]),
+    ],
 )
 def test_an_interrupted_fit_goes_on_where_it_stood(atlas, tmp_path, way, models):
     (tmp_path / "settings.toml").write_text(SETTINGS)

@@ -204,7 +204,14 @@ def test_figures_do_not_depend_on_who_works(metric):
     np.testing.assert_array_equal(here.per_cell, there.per_cell)
 
 
-@pytest.mark.parametrize("file", ["ra_synovium_pcs_24batches", "cell_lines_pcs_harmony"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        # scib-metrics takes half a minute for it.
+        pytest.param("ra_synovium_pcs_24batches", marks=pytest.mark.slow),
+        "cell_lines_pcs_harmony",
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*are left out:UserWarning")
 def test_real_embeddings_equal_scib_metrics(shared_data, file):
     pytest.importorskip("scib_metrics", reason="scib-metrics is not installed")
