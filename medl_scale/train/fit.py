@@ -55,8 +55,9 @@ from medl_scale.train.fit_settings import (
     product_precision,
 )
 from medl_scale.train.fitted import FittedModel, FittedNetwork, Vocabulary
-from medl_scale.train.loop import Status, TrainData, Training
+from medl_scale.train.loop import Training
 from medl_scale.train.pca import fit_pca
+from medl_scale.train.records import Status, TrainData
 
 if TYPE_CHECKING:
     from collections.abc import Callable

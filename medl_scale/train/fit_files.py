@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from medl_scale.config import ModelConfig, StreamConfig, TrainConfig
     from medl_scale.store.atlas import Atlas, AtlasRef
-    from medl_scale.train.loop import Position
+    from medl_scale.train.position import Position
 
 __all__ = [
     "EPOCHS_FILE",

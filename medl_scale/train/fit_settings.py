@@ -9,7 +9,7 @@ import numpy as np
 from medl_scale.errors import ConfigError
 from medl_scale.stream.plan import EpochPlan
 from medl_scale.train.engine import backend_name, native_log_kept_back
-from medl_scale.train.loop import LoopConfig
+from medl_scale.train.records import LoopConfig
 from medl_scale.train.stopping import StoppingRule
 
 if TYPE_CHECKING:

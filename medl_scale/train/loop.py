@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,82 +28,27 @@ from medl_scale.stream.runs import Places
 from medl_scale.train.checkpoint import read_checkpoint, write_checkpoint
 from medl_scale.train.collective import Alone, Peers
 from medl_scale.train.engine import Engine, Feeds, Share
-from medl_scale.train.stopping import Stopping, StoppingRule, Verdict
+from medl_scale.train.position import Position, position_of, record_of
+from medl_scale.train.records import LoopConfig, Status, TrainData, TrainingResult
+from medl_scale.train.stopping import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from medl_scale.models.network import Network
-    from medl_scale.store.atlas import Columns, Split
-    from medl_scale.stream.contract import Source
-    from medl_scale.stream.densify import Transform
     from medl_scale.stream.minibatches import Form, Minibatch
 
     State = dict[str, NDArray[Any]]
 
-__all__ = ["LoopConfig", "Status", "TrainData", "Training", "TrainingResult"]
+__all__ = ["Training"]
 
 VALIDATION_ROWS = 2048
 """Cells of one validation block; enough for full speed, small beside the training arrays."""
 RATE_DROP = 0.2
 RECOVERY_DROP = 0.1
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What the loop needs to know besides network and data."""
-
-    seed: int
-    max_epochs: int
-    learning_rate: float
-    warm_up_steps: int
-    ramp_steps: int
-    """Steps over which annealed terms grow from 0 to their weight."""
-    stopping: StoppingRule
-    validate_every_steps: int
-    """Epochs shorter than this are validated together."""
-    minibatch_size: int
-    run_size: int
-    window_size: int
-    prefetch: int
-    checkpoint_every_s: float
-    device_cache_memory: int | None = None
-    """Bytes of train rows that an engine may keep on its device; None leaves it to the engine."""
-
-
-@dataclass(frozen=True)
-class TrainData:
-    """Rows of one fold and where they are read."""
-
-    source: Source
-    columns: Columns
-    split: Split
-    transform: Transform
-    batch_levels: tuple[str, ...]
-    frozen_latent: NDArray[np.float32] | None = None
-    """(n_obs, n_latent) embedding that replaces the encoder, or None."""
-
-
-@dataclass
-class Position:
-    """Where the loop stands; JSON-like."""
-
-    epoch: int = 0
-    minibatch: int = 0
-    step: int = 0
-    rate_factor: float = 1.0
-    recoveries: int = 0
-    validated_at: int = 0
-    """Step of the last validation."""
-    sums: list[float] = field(default_factory=list)
-    """Loss terms of this epoch so far, each times its cells."""
-    n_cells: int = 0
-    stopping: Stopping = field(default_factory=Stopping)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    is_over: bool = False
 
 
 class _Unread(NamedTuple):
@@ -115,29 +59,6 @@ class _Unread(NamedTuple):
     rows: NDArray[np.int64]
     epoch: int
     step: int
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a fit reports while it runs."""
-
-    epoch: int
-    max_epochs: int
-    minibatch: int
-    n_minibatches: int
-    cells_per_s: float
-    row: Mapping[str, Any] | None
-    """The history row of an epoch that has just ended, else None."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a finished training leaves; the engine holds the best weights."""
-
-    history: list[dict[str, Any]]
-    best_epoch: int
-    best_value: float
-    n_steps: int
 
 
 class Training:
@@ -194,7 +115,7 @@ class Training:
         states, record = found
         place = record["place"]
         self.engine.load_state(states[place["now"]])
-        self.position = _position(record["position"])
+        self.position = position_of(record["position"])
         self._good = (states[place["good"]], record["good_position"])
         self._best = states.get(place["best"], {})
         return True
@@ -500,7 +421,7 @@ class Training:
         recoveries = self.position.recoveries
         state, record = self._good
         self.engine.load_state(state)
-        self.position = _position(record)
+        self.position = position_of(record)
         if recoveries > 0:
             error = DivergedError(
                 f"The loss term '{term}' of model '{self.network.name}' became non-finite in "
@@ -542,7 +463,7 @@ class Training:
         Done at validations alone: were it done at checkpoints too, the clock would decide where a
         diverging fit goes back to.
         """
-        self._good = (state or self.engine.state(), _record(self.position))
+        self._good = (state or self.engine.state(), record_of(self.position))
 
     def _save_if_due(self) -> None:
         """Write a checkpoint after an interrupt, at the end and from time to time; pass interrupts on."""
@@ -568,7 +489,7 @@ class Training:
         if self._good is None:
             raise RuntimeError("no state to go back to")
         good, good_position = self._good
-        position = _record(self.position)
+        position = record_of(self.position)
         now = good if position == good_position else self.engine.state()
         named = {"now": now, "good": good, "best": self._best}
         place = {name: next(n for n in named if named[n] is state) for name, state in named.items()}
@@ -598,20 +519,6 @@ class Training:
 def _n_cells(feeds: Feeds) -> int:
     """Return the cells of a minibatch over all ranks."""
     return len(feeds.batch_codes if feeds.share is None else feeds.share.batch_codes)
-
-
-def _record(position: Position) -> dict[str, Any]:
-    """Return a position as plain values, sharing nothing with it."""
-    return dataclasses.asdict(position)
-
-
-def _position(record: Mapping[str, Any]) -> Position:
-    """Return the position that `_record` described."""
-    values = dict(record)
-    stopping = Stopping(**values.pop("stopping"))
-    values["history"] = list(values["history"])
-    values["sums"] = list(values["sums"])
-    return Position(**values, stopping=stopping)
 
 
 def _peak_memory() -> int:

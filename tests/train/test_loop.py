@@ -21,7 +21,8 @@ from medl_scale.stream.densify import Transform
 from medl_scale.stream.source import open_source
 from medl_scale.train.checkpoint import read_checkpoint
 from medl_scale.train.engine import Engine, Feeds
-from medl_scale.train.loop import LoopConfig, TrainData, Training
+from medl_scale.train.loop import Training
+from medl_scale.train.records import LoopConfig, TrainData
 from medl_scale.train.stopping import StoppingRule
 from tests.models import small
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from medl_scale.models.network import Network
     from medl_scale.stream.contract import CsrRows
-    from medl_scale.train.loop import TrainingResult
+    from medl_scale.train.records import TrainingResult
 
 N_PER_EPOCH = 6
 """360 train cells in minibatches of 64."""
