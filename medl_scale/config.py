@@ -11,6 +11,7 @@ __all__ = [
     "METRICS",
     "METRIC_GROUPS",
     "MODELS",
+    "MODELS_WITH_EFFECTS",
     "Adversary",
     "Backend",
     "ComparedTest",
@@ -36,6 +37,8 @@ __all__ = [
 
 MODELS = ("me", "fe", "re", "fec", "ae", "aec", "pca")
 """Every model that `fit` knows, the default first."""
+MODELS_WITH_EFFECTS = ("me", "re")
+"""Those that know batches, and show a cell as if it came from another; the default first."""
 Adversary = Literal["published", "strong"]
 Preset = Literal["auto", "medl", "scmedal"]
 PresetData = Literal["generic", "aml", "asd", "hh"]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import pandas as pd
 
+from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import ConfigError, OutputExistsError
 from medl_scale.interpret.effect_tables import effect_rows, moved_genes
 from medl_scale.interpret.effects import output_effects
-from medl_scale.pipeline.effects import MODELS_WITH_EFFECTS, fitted_with_effects, of_fit
+from medl_scale.pipeline.effects import fitted_with_effects, of_fit
 from medl_scale.progress import SilentProgress
 from medl_scale.store.atomic import atomic_file
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import ConfigError, RunError
 from medl_scale.interpret.effect_tables import effect_rows, moved_genes
 from medl_scale.interpret.effects import output_effects
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from medl_scale.pipeline.run import Run
 
 __all__ = [
-    "MODELS_WITH_EFFECTS",
     "batch_posterior",
     "effect_table",
     "fitted_with_effects",
@@ -27,8 +27,6 @@ __all__ = [
     "of_fit",
     "run_effects",
 ]
-
-MODELS_WITH_EFFECTS = ("me", "re")
 
 
 def fitted_with_effects(run: Run, model: str, fold: int | None) -> FittedNetwork:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import DataError, MedlError, RunError
 from medl_scale.interpret.dendrogram import dendrogram
 from medl_scale.interpret.effect_distances import effect_distances
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["PICTURES_FOLDER", "Drawing", "Pictures", "gather_pictures", "write_pictures"]
 
 PICTURES_FOLDER = "pictures"
-MODELS_WITH_EFFECTS = ("me", "re")
 _TESTED = "test"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import MedlError, RunError
 from medl_scale.interpret.effect_tables import effect_rows, moved_genes
 from medl_scale.pipeline.atlas_of import atlas_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["data_facts", "effect_facts", "fit_facts", "score_facts"]
 
-MODELS_WITH_EFFECTS = ("me", "re")
 N_MOVED = 20
 LEVEL = 0.95
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import MedlError
 from medl_scale.pipeline.checking import CHECK_FILE, check_what_if
+from medl_scale.pipeline.genomaps import run_layout
 from medl_scale.pipeline.pictures import gather_pictures, write_pictures
 from medl_scale.pipeline.preparing import as_progress
 from medl_scale.pipeline.report_facts import data_facts, effect_facts, fit_facts, score_facts
@@ -39,7 +43,7 @@ from medl_scale.store.atomic import atomic_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from medl_scale.interpret.check import WhatIfCheck
     from medl_scale.pipeline.pictures import Drawing, Pictures
@@ -107,18 +111,19 @@ def report(
     again = f"medl-scale report {opened.path}"
 
     data, fits, scores = data_facts(opened, atlas), fit_facts(opened), score_facts(opened)
-    checked = (
-        _check(opened, atlas, seed, shown)
-        if check
-        else Missing("The check was left out when this report was written.", again)
-    )
+    with _layout_aside(opened, atlas, wanted=viewer):
+        checked = (
+            _check(opened, atlas, seed, shown)
+            if check
+            else Missing("The check was left out when this report was written.", again)
+        )
+        pictures = gather_pictures(opened, atlas=atlas, umaps=umaps, seed=seed, progress=shown)
+        _keep_pictures(opened, pictures, shown)
     asked = (
         _viewer(opened, atlas, seed, shown)
         if viewer
         else Missing("The viewer was left out when this report was written.", again)
     )
-    pictures = gather_pictures(opened, atlas=atlas, umaps=umaps, seed=seed, progress=shown)
-    _keep_pictures(opened, pictures, shown)
     sections: list[Section] = [
         data_section(data),
         fits_section(fits),
@@ -139,6 +144,27 @@ def report(
         footer(version("medl-scale"), time.strftime("%Y-%m-%d %H:%M")),
     )
     return write_page(page, path)
+
+
+@contextmanager
+def _layout_aside(run: Run, atlas: AtlasRef | None, *, wanted: bool) -> Iterator[None]:
+    """Learn the viewer's layout beside other work: it takes long, and mostly one core."""
+    if not wanted or not set(MODELS_WITH_EFFECTS) & set(run.models):
+        yield
+        return
+    with ThreadPoolExecutor(1) as aside:
+        # What keeps it from being learnt, the viewer meets again and tells.
+        aside.submit(_layout_on_one_core, run, atlas)
+        yield
+
+
+def _layout_on_one_core(run: Run, atlas: AtlasRef | None) -> None:
+    """Learn the layout without threads that would wait, spinning, for the cores of other work."""
+    from threadpoolctl import threadpool_limits
+
+    # A limit of OpenMP's holds for the thread that sets it.
+    with threadpool_limits(1, user_api="openmp"):
+        run_layout(run, atlas=atlas, progress=False)
 
 
 def _keep_pictures(run: Run, pictures: Pictures, progress: Progress) -> None:

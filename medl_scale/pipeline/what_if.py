@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from medl_scale.config import ProjectConfig
+from medl_scale.config import MODELS_WITH_EFFECTS, ProjectConfig
 from medl_scale.errors import ConfigError, DataError
 from medl_scale.interpret.draws import PosteriorDraws
 from medl_scale.interpret.project import AsIf
@@ -44,7 +44,6 @@ __all__ = ["gather_viewer"]
 N_DRAWS = 100
 LEVEL = 0.95
 UNITS = "log-normalised expression"
-_MODELS = ("me", "re")
 _BLOCK_BYTES = 2**25
 
 
@@ -170,7 +169,7 @@ class _Projected(NamedTuple):
 def _model_of(run: Run, model: str | None, fold: int) -> FittedNetwork:
     """Return the model that projects."""
     finished = [name for name, own in run.finished() if own == fold]
-    able = [name for name in _MODELS if name in finished]
+    able = [name for name in MODELS_WITH_EFFECTS if name in finished]
     if not able or (model is not None and model not in able):
         wanted = "'me' or 're'" if model is None else repr(model)
         raise ConfigError(
