@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from medl_scale.stream.densify import check_rows
-from medl_scale.stream.kernels import BAD_COLUMN, BAD_TOTAL, BAD_VALUE, FINE
+from medl_scale.stream.kernels import BAD_COLUMN, BAD_TOTAL, BAD_VALUE, FINE, count_factor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,9 +129,7 @@ def _pack(
         start, stop = indptr[positions[i]], indptr[positions[i] + 1]
         factor = np.float32(1)
         if takes_log:
-            if not 0 < totals[i] < np.inf:
-                return i, BAD_TOTAL
-            factor = np.float32(target_sum / totals[i])
+            factor = count_factor(target_sum, totals[i])
             if factor == 0:
                 return i, BAD_TOTAL
         factors[i] = factor

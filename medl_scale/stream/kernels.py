@@ -16,6 +16,7 @@ __all__ = [
     "BAD_TOTAL",
     "BAD_VALUE",
     "FINE",
+    "count_factor",
     "densify_counts",
     "densify_values",
     "transform_rows",
@@ -61,7 +62,7 @@ def _log1p(x: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _factor(target_sum: Any, total: Any) -> Any:
+def count_factor(target_sum: Any, total: Any) -> Any:
     """Return what counts are multiplied by, 0 where the total is not a positive number."""
     return np.float32(target_sum / total) if 0 < total < np.inf else np.float32(0)
 
@@ -97,7 +98,7 @@ def densify_counts(
     for i in range(positions.size):
         start, stop = indptr[positions[i]], indptr[positions[i] + 1]
         counts, columns, row = data[start:stop], indices[start:stop], out[i]
-        factor = _factor(target_sum, totals[i])
+        factor = count_factor(target_sum, totals[i])
         if factor == 0:
             return i, BAD_TOTAL
         for count in range(_TABLE_SIZE):
@@ -137,7 +138,7 @@ def densify_values(
         columns, row = indices[start:stop], out[i]
         if columns.size > n_vars:
             return i, BAD_COLUMN
-        factor = _factor(target_sum, totals[i])
+        factor = count_factor(target_sum, totals[i])
         if takes_log and factor == 0:
             return i, BAD_TOTAL
         _transform(data[start:stop], factor, takes_log, scale, values)
@@ -166,7 +167,7 @@ def transform_rows(
     """Transform the values of all rows in place order; return where it stopped and why."""
     for i in range(totals.size):
         start, stop = indptr[i], indptr[i + 1]
-        factor = _factor(target_sum, totals[i])
+        factor = count_factor(target_sum, totals[i])
         if takes_log and factor == 0:
             return i, BAD_TOTAL
         _transform(data[start:stop], factor, takes_log, scale, out[start:stop])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
 
 from medl_scale.errors import DataError
-from medl_scale.stream.densify import transformed
 from medl_scale.stream.minibatches import READ_ROWS
-from medl_scale.stream.runs import row_numbers, sequential_runs
+from medl_scale.stream.passes import transformed_pass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,25 +89,21 @@ def train_statistics(
     mean, deviations = np.zeros(source.n_vars), np.zeros(source.n_vars)
     batch_sum, batch_n = np.zeros((n_batches, source.n_vars)), np.zeros(n_batches, np.int64)
     n, maximum = 0, -math.inf
-    total = sum(rows.stop - rows.start for rows in slices)
-    reported = progress.step("Statistics", total) if progress else nullcontext(lambda _: None)
-    with reported as advance:
-        for runs in sequential_runs(slices, READ_ROWS):
-            stored, rows = source.fetch(runs), row_numbers(runs)
-            values = transformed(stored, rows, columns.size_factors, transform, source.n_vars)
-            codes = columns.batch_codes[rows]
-            sums, found = _sums(values, stored.indices, stored.indptr, codes, batch_sum)
-            here = sums / rows.size
-            squares = _squared_deviations(values, stored.indices, here)
-            squares += (rows.size - found) * here**2
-            shift, merged = here - mean, n + rows.size
-            mean += shift * (rows.size / merged)
-            deviations += squares + shift**2 * (n * rows.size / merged)
-            n = merged
-            batch_n += np.bincount(codes, minlength=n_batches)
-            has_zeros = values.size < rows.size * source.n_vars
-            maximum = max(maximum, float(values.max(initial=0.0 if has_zeros else -math.inf)))
-            advance(rows.size)
+    read = transformed_pass(
+        source, columns, slices, transform, READ_ROWS, name="Statistics", progress=progress
+    )
+    for values, stored, codes in read:
+        sums, found = _sums(values, stored.indices, stored.indptr, codes, batch_sum)
+        here = sums / codes.size
+        squares = _squared_deviations(values, stored.indices, here)
+        squares += (codes.size - found) * here**2
+        shift, merged = here - mean, n + codes.size
+        mean += shift * (codes.size / merged)
+        deviations += squares + shift**2 * (n * codes.size / merged)
+        n = merged
+        batch_n += np.bincount(codes, minlength=n_batches)
+        has_zeros = values.size < codes.size * source.n_vars
+        maximum = max(maximum, float(values.max(initial=0.0 if has_zeros else -math.inf)))
     if n == 0:
         raise DataError("Statistics need at least one row; the train split is empty.")
     batch_mean = batch_sum / np.maximum(batch_n, 1)[:, None]

@@ -7,7 +7,6 @@ of one batch. Owns the sums, and how they merge; where cells come from is left t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,9 +14,7 @@ import numba
 import numpy as np
 
 from medl_scale.errors import DataError
-from medl_scale.stream import sequential_runs
-from medl_scale.stream.densify import transformed
-from medl_scale.stream.runs import row_numbers
+from medl_scale.stream.passes import transformed_pass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,16 +171,17 @@ def stream_gene_sums(
         If the store is damaged.
     """
     sums = GeneSums.empty(n_batches, source.n_vars)
-    total = sum(rows.stop - rows.start for rows in slices)
-    reported = (
-        progress.step("Gene correlations", total) if progress else nullcontext(lambda _: None)
+    read = transformed_pass(
+        source,
+        columns,
+        slices,
+        transform,
+        _BLOCK_ROWS * 8,
+        name="Gene correlations",
+        progress=progress,
     )
-    with reported as advance:
-        for runs in sequential_runs(slices, _BLOCK_ROWS * 8):
-            stored, rows = source.fetch(runs), row_numbers(runs)
-            values = transformed(stored, rows, columns.size_factors, transform, source.n_vars)
-            sums.add(values, stored, columns.batch_codes[rows])
-            advance(rows.size)
+    for rows in read:
+        sums.add(*rows)
     return sums
 
 
