@@ -85,7 +85,7 @@ def measure(case: Case, sizes: Sizes, peers: Peers, rounds: int, steps: int) -> 
     weights = sum(v.size for k, v in together.state().items() if k.startswith(("model", "advers")))
     rows = 0
     if network.effect_widths:
-        rows = -(-case.n_batches // 64) * 64 * 2 * sum(network.effect_widths.values())
+        rows = 2 * case.n_batches * sum(network.effect_widths.values())
     return {
         "case": case.name,
         "cells": sizes.minibatch_size,

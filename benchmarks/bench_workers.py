@@ -185,7 +185,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes without goals")
     options = parser.parse_args()
     if options.quick:
-        options.cells, options.genes, options.models, options.folds = 600, 60, "pca", 2
+        # Enough that ranks can share a minibatch.
+        options.cells, options.genes, options.models, options.folds = 1500, 60, "pca", 2
         options.epochs, options.rounds = 1, 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -26,9 +26,8 @@ def traced_flops(engine, feeds) -> int:
     draw = engine.effects.draw(feeds.batch_codes, 1) if engine.effects else None
     effects = {layer: _tensors(pair) for layer, pair in draw.cells.items()} if draw else {}
     number = tf.constant(1.0)
-    part, n_rows = part_of(feeds, draw)
     inputs = _inputs(feeds, effects)
-    graph = engine._step.get_concrete_function(inputs, number, number, part, n_rows).graph
+    graph = engine._step.get_concrete_function(inputs, number, number, part_of(feeds)).graph
     # What nothing depends on is pruned before the graph runs.
     wanted = [*(tensor.op for tensor in graph.outputs), *graph.control_outputs]
     seen, total = set(), 0

@@ -10,6 +10,7 @@ import ctypes
 import threading
 from typing import TYPE_CHECKING, Any
 
+from medl_scale.distribute.allocation import keep_freed_memory
 from medl_scale.distribute.tasks import Lost, attempt
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def attempt_here(function: Callable[[Any], Any], task: Task, place: Place) -> Ou
     mistaken = wrong_place(worker, place)
     if mistaken is not None:
         return mistaken
+    keep_freed_memory()
     key = worker.get_current_task()
     thread = threading.get_ident()
     ended = threading.Event()

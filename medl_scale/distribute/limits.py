@@ -39,8 +39,8 @@ class Limits:
     nanny_s: float = 2.0
     """How long a nanny may take to say how its worker is."""
     scheduler_s: float = 30.0
-    """How long the scheduler may leave questions unanswered while its connection holds. One that was
-    killed breaks it, and is noticed at once; to give up a whole run for a busy one would cost more."""
+    """How long the scheduler may leave questions unanswered while its host takes connections: to give
+    up a whole run for a busy one would cost more. One whose process or host is gone is noticed sooner."""
     result_s: float = 10.0
     """How long a result may take from its worker."""
     no_worker_s: float = 120.0

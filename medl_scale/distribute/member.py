@@ -18,6 +18,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from medl_scale.distribute.allocation import keep_freed_memory
 from medl_scale.distribute.messages import Beat, Ended, Reported
 from medl_scale.distribute.tasks import Lost, Outcome, failure
 from medl_scale.errors import RankLostError
@@ -50,6 +51,7 @@ class _Link:
 def main() -> None:
     """Serve calls until the parent goes, or one fails."""
     _die_with_parent()
+    keep_freed_memory()
     connection: Connection = Connection(int(sys.argv[1]))
     # What the parent can import, this process can.
     sys.path[:] = connection.recv()

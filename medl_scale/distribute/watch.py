@@ -7,6 +7,7 @@ that is busy; a nanny that does not answer means that the host is out of reach.
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from medl_scale.distribute.limits import Limits
 
-__all__ = ["WORKER_DIED", "ClusterWatch", "Place"]
+__all__ = ["WORKER_DIED", "ClusterWatch", "Place", "accepts_connections"]
 
 WORKER_DIED = "its worker process died: killed, or out of memory, or it left the cluster"
 
@@ -137,7 +138,13 @@ class ClusterWatch:
     def _count_unanswered(self, waited_s: float, error: OSError) -> None:
         """Raise if the scheduler has been silent for too long."""
         self._unanswered_s += waited_s
-        if self._unanswered_s >= self.limits.scheduler_s or self.client.status != "running":
+        is_late = self._unanswered_s >= self.limits.scheduler_s
+        is_silent = self._unanswered_s >= self.limits.silent_s
+        if (
+            is_late
+            or self.client.status != "running"
+            or (is_silent and not accepts_connections(self._scheduler, self.limits.ask_s))
+        ):
             raise self._scheduler_lost() from error
 
     def _scheduler_lost(self) -> SchedulerLostError:
@@ -189,6 +196,27 @@ class ClusterWatch:
         except OSError:
             return "unreachable"
         return next(iter(answers.values()), "unreachable")
+
+
+def accepts_connections(address: str, timeout_s: float) -> bool:
+    """Say whether the host of a Dask address takes connections at its port.
+
+    The system does so for a process that is busy or stopped, and not for one that ended; a host that
+    is out of reach does not answer at all. True for protocols that are not TCP.
+    """
+    from distributed.comm import get_address_host_port, parse_address
+
+    try:
+        if parse_address(address, strict=True)[0] not in {"tcp", "tls"}:
+            return True
+        place = get_address_host_port(address)
+    except ValueError:
+        return True
+    try:
+        socket.create_connection(place, timeout_s).close()
+    except OSError:
+        return False
+    return True
 
 
 def _install(dask_scheduler: Any) -> None:

@@ -50,8 +50,8 @@ class Peers(ABC):
         """Return the sum over ranks of (n,) float64, the same on every rank."""
 
     @abstractmethod
-    def sum_exactly(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the sum over ranks of (n,) float32 that are zero on all ranks but one."""
+    def sum32(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sum over ranks of (n,) float32, the same on every rank."""
 
     @abstractmethod
     def guarded(self) -> Any:
@@ -100,7 +100,7 @@ class Peers(ABC):
         # As numbers below 2^16 in float32, which sums leave exact.
         values = np.frombuffer(message + bytes(len(message) % 2), np.uint16)
         for start in range(0, len(values), CHUNK_VALUES):
-            self.sum_exactly(values[start : start + CHUNK_VALUES].astype(np.float32))
+            self.sum32(values[start : start + CHUNK_VALUES].astype(np.float32))
 
     def _received(self) -> Any:
         """Return the message of the first rank, or raise the error that it is."""
@@ -109,7 +109,7 @@ class Peers(ABC):
         parts = []
         for start in range(0, n_values, CHUNK_VALUES):
             zeros = np.zeros(min(CHUNK_VALUES, n_values - start), np.float32)
-            parts.append(self.sum_exactly(zeros).astype(np.uint16).tobytes())
+            parts.append(self.sum32(zeros).astype(np.uint16).tobytes())
         value = pickle.loads(b"".join(parts)[:n_bytes])
         if isinstance(value, _FirstFailed):
             raise RankLostError(
@@ -137,7 +137,7 @@ class Alone(Peers):
         return values
 
     @override
-    def sum_exactly(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def sum32(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return values
 
     @override

@@ -98,7 +98,7 @@ class TensorFlowPeers(Peers):
         self._n_calls = 0
         self._next_key: Tensor = None
         """While a graph is traced: the number of its next gather."""
-        self._sum, self._sum_exactly = (
+        self._sum, self._sum32 = (
             self.graph(self.total, [tf.TensorSpec([None], dtype)])
             for dtype in (tf.float64, tf.float32)
         )
@@ -185,8 +185,8 @@ class TensorFlowPeers(Peers):
         return np.asarray(self._sum(values))
 
     @override
-    def sum_exactly(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(self._sum_exactly(values))
+    def sum32(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._sum32(values))
 
     @override
     @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -20,7 +20,7 @@ from medl_scale.models.variational import PRIOR_SCALE, SCALE_FLOOR, EffectTable
 from medl_scale.seeds import Purpose, generator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -208,6 +208,34 @@ class HostEffects:
                 np.float32(rate), self.one_draw_kl,
             )  # fmt: skip
 
+    def summed(
+        self,
+        draw: EffectDraw,
+        gradients: Mapping[str, tuple[Floats, Floats]],
+        total: Callable[[Floats], Floats],
+    ) -> tuple[EffectDraw, dict[str, tuple[Floats, Floats]]]:
+        """Return a draw and its gradients as `update` takes them, one row a batch, of all processes.
+
+        Parameters
+        ----------
+        gradients
+            As in `update`, of this process's cells.
+        total
+            Returns the sum over processes of (n,) float32.
+        """
+        present = draw.present
+        n_rows = len(present.rows)
+        own = np.empty(
+            2 * n_rows * sum(self.loc[layer].shape[2] for layer in gradients), np.float32
+        )
+        for layer, sums in _by_layer(own, n_rows, gradients).items():
+            for source, target in zip(gradients[layer], sums, strict=True):
+                self._over_rows(
+                    n_rows, _sum_rows, present.cells, present.starts, np.asarray(source), target
+                )
+        everyones = _by_layer(total(own), n_rows, gradients)
+        return replace(draw, present=present.summed()), everyones
+
     def tables(self) -> dict[str, EffectTable]:
         """Return the posterior of each layer (the arrays themselves, not copies)."""
         return {
@@ -254,6 +282,19 @@ class HostEffects:
         ]
         for part in parts:
             part.result()
+
+
+def _by_layer(
+    flat: Floats, n_rows: int, like: Mapping[str, tuple[Floats, Floats]]
+) -> dict[str, tuple[Floats, Floats]]:
+    """Return views of a flat array: per layer two tables of `n_rows` rows, as wide as those of `like`."""
+    widths = [table.shape[1] for pair in like.values() for table in pair]
+    cuts = np.cumsum([n_rows * width for width in widths])[:-1]
+    tables = (
+        part.reshape(n_rows, width)
+        for part, width in zip(np.split(flat, cuts), widths, strict=True)
+    )
+    return {layer: (next(tables), next(tables)) for layer in like}
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -332,6 +373,25 @@ def _adam(value: Floats, m: Floats, v: Floats, gradient: Floats, rate: np.float3
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
+def _sum_cells(cells: Integers, source: Floats, total: Floats) -> None:
+    """Write the sum of some cells' rows."""
+    total[:] = np.float32(0.0)
+    for c in range(cells.size):
+        cell = source[cells[c]]
+        for j in range(total.size):
+            total[j] += cell[j]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
+def _sum_rows(
+    first: int, last: int, cells: Integers, starts: Integers, source: Floats, target: Floats
+) -> None:
+    """Write the sum over the cells of each present batch."""
+    for p in range(first, last):
+        _sum_cells(cells[starts[p] : starts[p + 1]], source, target[p])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def _update_rows(
     first: int, last: int, loc: Floats, untransformed: Floats, moments: Floats, rows: Integers,
     cells: Integers, starts: Integers, noise: Floats, offsets: Integers, d_scale: Floats,
@@ -349,11 +409,7 @@ def _update_rows(
         row = rows[p]
         for t in range(2):
             source = d_scale if t == 0 else d_shift
-            total[:] = np.float32(0.0)
-            for c in range(starts[p], starts[p + 1]):
-                cell = source[cells[c]]
-                for j in range(width):
-                    total[j] += cell[j]
+            _sum_cells(cells[starts[p] : starts[p + 1]], source, total)
             eps = noise[offsets[p] + t * width : offsets[p] + (t + 1) * width]
             mean = loc[t, row]
             _softplus(untransformed[t, row], softplus, slope, bits)

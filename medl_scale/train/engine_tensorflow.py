@@ -12,7 +12,7 @@ from medl_scale.models.precision import products_in
 from medl_scale.models.variational import gather_effects
 from medl_scale.train.effects import ADAM_BETAS, ADAM_EPSILON, HostEffects
 from medl_scale.train.engine import EffectOptions, Engine, Feeds
-from medl_scale.train.engine_ranks import Part, Reduction, part_of, summed_draw
+from medl_scale.train.engine_ranks import Part, Reduction, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,18 +106,19 @@ class TensorFlowEngine(Engine):
             everyones = feeds.share.batch_codes if feeds.share else None
             draw = self.effects.draw(feeds.batch_codes, self.n_steps, everyones=everyones)
         cells = draw.cells if draw else {}
-        part, n_rows = part_of(feeds, draw)
         terms, gradients = self._step(
             _inputs(feeds, {layer: _tensors(pair) for layer, pair in cells.items()}),
             tf.constant(learning_rate, tf.float32),
             tf.constant(float(self.n_steps), tf.float32),
-            part,
-            n_rows,
+            part_of(feeds),
         )
         if self.effects is not None and draw is not None:
-            host = {layer: (pair[0].numpy(), pair[1].numpy()) for layer, pair in gradients.items()}
-            if part is not None:
-                draw, host = summed_draw(draw, host)
+            host = {
+                layer: (np.asarray(pair[0]), np.asarray(pair[1]))
+                for layer, pair in gradients.items()
+            }
+            if self._peers is not None and feeds.share is not None:
+                draw, host = self.effects.summed(draw, host, self._peers.sum32)
             self.effects.update(draw, host, learning_rate=learning_rate, n_updates=self.n_steps)
         return terms
 
@@ -185,7 +186,7 @@ class TensorFlowEngine(Engine):
         self._padded.clear()
 
     def _step_graph(
-        self, inputs: Inputs, rate: Tensor, step: Tensor, part: Part | None, n_rows: int
+        self, inputs: Inputs, rate: Tensor, step: Tensor, part: Part | None
     ) -> tuple[Tensor, Any]:
         """Build one update: adversary on detached activations, then everything else against it."""
         import tensorflow as tf
@@ -218,9 +219,7 @@ class TensorFlowEngine(Engine):
         effect_gradients = {layer: (next(pairs), next(pairs)) for layer in inputs.effects}
         reported = tf.stack([terms[name] for name in network.reported])
         if reduction is not None:
-            own, effect_gradients, reported = reduction.step(
-                own, effect_gradients, reported, n_rows
-            )
+            own, reported = reduction.step(own, reported)
         if network.max_gradient_norm is not None:
             own, _ = tf.clip_by_global_norm(own, network.max_gradient_norm)
         for name, gradient in zip(names, own, strict=True):

@@ -67,6 +67,17 @@ def cluster(near, far, folder):
         yield address
 
 
+def fit_command(atlas, run, *options):
+    """Return a fit of many short epochs, each with a checkpoint."""
+    settings = run.with_name("settings.toml")
+    settings.write_text(SETTINGS)
+    return (
+        Path(sys.executable).with_name("medl-scale"), "fit", atlas, "-o", run, "--models", "re",
+        "--config", settings, "--max-epochs", N_EPOCHS, "--minibatch-size", "64", "--workers", "2",
+        "--threads", "1", "--no-evaluate", "--no-report", "--no-latents", "--log-json", *options,
+    )  # fmt: skip
+
+
 def wait_until(holds, seconds):
     ends = time.monotonic() + seconds
     while not holds():
@@ -78,6 +89,19 @@ def events(log):
     """Return what a command with --log-json has told so far."""
     lines = log.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
+
+
+def some_epochs(fit, log):
+    """Wait until a fit has done a part of its epochs, and return what it has told of them."""
+
+    def epochs():
+        assert fit.poll() is None, log.read_text()
+        return [event for event in events(log) if event["event"] == "epoch"]
+
+    wait_until(lambda: len(epochs()) >= 3, 240)
+    found = epochs()
+    assert found[-1]["epoch"] < N_EPOCHS - 1
+    return found
 
 
 @pytest.mark.parametrize(
@@ -95,25 +119,14 @@ def test_a_fit_ends_on_the_host_that_is_left_when_the_cable_is_pulled(
     # Workers are taken in the order of their addresses.
     near, far = reversed(hosts) if far_first else hosts
     atlas = tiny.made(tmp_path_factory).atlas
-    (tmp_path / "settings.toml").write_text(SETTINGS)
     log, run = tmp_path / "fit.log", tmp_path / "run"
     with cluster(near, far, tmp_path) as address:
         processes, ports = set(near.processes()), near.listening_ports()
-        command = (
-            Path(sys.executable).with_name("medl-scale"), "fit", atlas, "-o", run, "--models", "re", "--config",
-            tmp_path / "settings.toml", "--max-epochs", N_EPOCHS, "--minibatch-size", "64",
-            "--scheduler-address", address, "--workers", "2", "--workers-per-fit", per_fit,
-            "--threads", "1", "--no-evaluate", "--no-report", "--no-latents", "--log-json",
-        )  # fmt: skip
+        command = fit_command(
+            atlas, run, "--scheduler-address", address, "--workers-per-fit", per_fit
+        )
         with started(near, *command, log=log) as fit:
-
-            def epochs():
-                assert fit.poll() is None, log.read_text()
-                return [event for event in events(log) if event["event"] == "epoch"]
-
-            wait_until(lambda: len(epochs()) >= 3, 240)
-            before = epochs()
-            assert before[-1]["epoch"] < N_EPOCHS - 1
+            before = some_epochs(fit, log)
             n_members = (len(near.members()), len(far.members()))
             assert n_members == ((1, 1) if per_fit == 2 else (0, 0))
             cut_s = time.time()
@@ -143,3 +156,27 @@ def test_a_fit_ends_on_the_host_that_is_left_when_the_cable_is_pulled(
     assert latent.shape[0] == tiny.N_CELLS
     assert np.isfinite(latent).all()
     assert not list(Path(run).rglob("*.medl-tmp-*"))
+
+
+def test_a_run_notices_that_the_scheduler_s_host_is_gone_and_is_resumed_on_what_is_left(
+    hosts, tmp_path, tmp_path_factory
+):
+    near, far = hosts
+    atlas = tiny.made(tmp_path_factory).atlas
+    log, run = tmp_path / "fit.log", tmp_path / "run"
+    with cluster(far, near, tmp_path) as address:
+        command = fit_command(atlas, run, "--scheduler-address", address)
+        with started(near, *command, log=log) as fit:
+            before = some_epochs(fit, log)
+            far.cut()
+            cut_s = time.monotonic()
+            assert fit.wait(60) == 2, log.read_text()
+        assert time.monotonic() - cut_s < 20
+        said = " ".join(log.read_text().split())
+        assert f"The Dask scheduler at {address} does not answer any more" in said
+        assert "go on with --resume." in said
+        again = fit_command(atlas, run, "--resume")
+        subprocess.run(near.command(*again), check=True, timeout=240, capture_output=True)
+    rows = Run(run).history
+    assert list(rows["epoch"]) == list(range(N_EPOCHS))
+    assert list(rows["train_s"][:2]) == [event["train_s"] for event in before[:2]]

@@ -53,6 +53,8 @@ def settings(n_threads: int | None) -> dict[str, Any]:
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
+        # Looks at the stack of whatever runs, a hundred times a second.
+        "distributed.worker.profile.enabled": False,
         "distributed.admin.large-graph-warning-threshold": "1 GB",
     }
 
@@ -67,6 +69,7 @@ def variables(n_threads: int | None) -> dict[str, str]:
         "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     }
 
 
