@@ -19,6 +19,7 @@ from medl_scale.train.fit import fit_one
 from medl_scale.train.fit_files import latent_path, read_epochs, read_status
 from tests.models import small
 from tests.train import rank_process
+from tests.train.left import differing, left_by
 from tests.train.rank_process import Gang
 
 if TYPE_CHECKING:
@@ -150,6 +151,24 @@ def test_a_lost_fit_continues_with_as_many_ranks_or_not(task, tmp_path, counts):
     assert done >= 2
     assert len(losses(cut)) == 8
     assert largest_difference(losses(whole), losses(cut)) < 1e-4
+
+
+@pytest.mark.slow  # three gangs, one after another
+@pytest.mark.parametrize(("model", "n_ranks"), [("me", 2), ("fe", 3)])
+def test_as_many_ranks_as_before_continue_a_lost_fit_to_the_last_bit(
+    task, tmp_path, model, n_ranks
+):
+    whole = task(model, "whole", max_epochs=8, **NEVER_STOPS)
+    Gang(tmp_path / "whole", [("fit", whole)], n_ranks).results(timeout_s=120)
+    cut = task(model, "cut", max_epochs=8, resume=True, **NEVER_STOPS)
+    gang = Gang(tmp_path / "before", [("fit", cut)], n_ranks)
+    wait_for_epoch(cut, gang, 3)
+    gang.processes[-1].kill()
+    gang.end()
+    assert (Path(cut.folder) / "checkpoint.npz").exists()
+    assert not (Path(cut.folder) / "done.json").exists()
+    Gang(tmp_path / "after", [("fit", cut)], n_ranks).results(timeout_s=120)
+    assert differing(left_by(whole), left_by(cut)) == []
 
 
 @pytest.mark.slow  # starts two processes

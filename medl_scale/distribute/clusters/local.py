@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from medl_scale.distribute.clusters.config import WorkerOptions
-from medl_scale.distribute.clusters.dashboard import end_dashboard, listening_at
+from medl_scale.distribute.clusters.dashboard import listening_at
 from medl_scale.distribute.clusters.environment import environment_kept, settings
 from medl_scale.distribute.interrupts import interrupts_deferred
 from medl_scale.errors import ClusterError, ConfigError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["client_of", "local_client", "memory_share"]
 
 # Workers get this long to end by themselves before they are killed.
-_END_S = 0.5
+_END_S = 0.2
 # More than ending them can take, on a machine that is busy with other things.
 _CLOSE_S = 60.0
 
@@ -157,7 +157,6 @@ def _end_cluster(cluster: LocalCluster) -> None:
     # Whatever might still be stuck then ends with this process; results must not be lost to it.
     with suppress(TimeoutError):
         cluster.sync(_end_workers, cluster, callback_timeout=_CLOSE_S)
-        end_dashboard(cluster)
         cluster.close(timeout=_CLOSE_S)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from medl_scale.config import check_at_least
 from medl_scale.distribute.clusters.config import WorkerOptions
-from medl_scale.distribute.clusters.dashboard import end_dashboard, listening_at
+from medl_scale.distribute.clusters.dashboard import listening_at
 from medl_scale.distribute.clusters.environment import environment_kept, settings, variables
 from medl_scale.distribute.clusters.extras import need_extra
 from medl_scale.distribute.interrupts import interrupts_deferred
@@ -192,5 +192,4 @@ def _check_job(script: str) -> None:
 def _end(cluster: Any) -> None:
     """Cancel the jobs and end the scheduler."""
     with suppress(TimeoutError):
-        end_dashboard(cluster)
         cluster.close(timeout=_CLOSE_S)
