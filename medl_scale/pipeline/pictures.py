@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import DataError, MedlError, RunError
@@ -24,7 +24,7 @@ from medl_scale.store.atlas import describe
 from medl_scale.store.atomic import atomic_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from medl_scale.store.atlas import AtlasRef
 
 __all__ = ["PICTURES_FOLDER", "Drawing", "Pictures", "gather_pictures", "write_pictures"]
+
+type Kind = Literal["umaps", "confusions", "distances"]
+"""What there may be none of; as the fields of `Pictures` are named."""
 
 PICTURES_FOLDER = "pictures"
 _TESTED = "test"
@@ -69,8 +72,8 @@ class Pictures:
     summary: pd.DataFrame | None
     """Scores over folds."""
     batch_key: str | None
-    missing: tuple[str, ...]
-    """Why something is not there, and what would bring it, a sentence or two each."""
+    missing: Mapping[Kind, str]
+    """Why there are none, or not all, of a kind, and what would bring them."""
 
 
 def gather_pictures(
@@ -102,7 +105,7 @@ def gather_pictures(
     -----
     What cannot be drawn is told in `missing`, and the rest is drawn.
     """
-    missing: list[str] = []
+    missing: dict[Kind, str] = {}
     found: list[UmapPicture] = []
     batch_key = None
     try:
@@ -116,7 +119,7 @@ def gather_pictures(
                 progress=progress,
             )
     except MedlError as error:
-        missing.append(f"There are no UMAPs. {error}")
+        missing["umaps"] = f"There are no UMAPs. {error}"
     confusions: list[Drawing] = []
     summary = None
     try:
@@ -124,29 +127,30 @@ def gather_pictures(
         summary = None if scores.summary.empty else scores.summary
         confusions = _confusions(scores.confusion, run)
     except MedlError as error:
-        missing.append(f"There is no confusion of cell types. {error}")
+        missing["confusions"] = f"There is no confusion of cell types. {error}"
     distances: list[Drawing] = []
+    without: list[str] = []
     for model in MODELS_WITH_EFFECTS:
         if model not in run.models:
             continue
         try:
             distances.append(_distances(run, model))
         except MedlError as error:
-            missing.append(f"There are no distances between batches by {model}. {error}")
+            without.append(f"There are no distances between batches by {model}. {error}")
     if not set(MODELS_WITH_EFFECTS) & set(run.models):
-        missing.append(
+        without.append(
             "There are no distances between batches: no model of the run has random effects. Fit one "
             "with `medl-scale fit ATLAS --models me`."
         )
+    if without:
+        missing["distances"] = " ".join(without)
     ref = atlas if atlas is not None else run.atlas_path
     try:
         batch_key = None if ref is None else describe(ref).batch_key
     except (MedlError, OSError):
         # Without it, the table of scores only tells less about which end of a column is good.
         batch_key = None
-    return Pictures(
-        tuple(found), tuple(confusions), tuple(distances), summary, batch_key, tuple(missing)
-    )
+    return Pictures(tuple(found), tuple(confusions), tuple(distances), summary, batch_key, missing)
 
 
 def write_pictures(
@@ -180,7 +184,7 @@ def write_pictures(
     shown = progress or SilentProgress()
     if pictures is None:
         pictures = gather_pictures(run, atlas=atlas, max_cells=max_cells, seed=seed, progress=shown)
-        for sentence in pictures.missing:
+        for sentence in pictures.missing.values():
             shown.note(sentence)
     folder = run.path / PICTURES_FOLDER
     drawings = (*pictures.confusions, *pictures.distances)

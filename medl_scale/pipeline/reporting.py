@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medl_scale.config import MODELS_WITH_EFFECTS
 from medl_scale.errors import MedlError
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from medl_scale.interpret.check import WhatIfCheck
-    from medl_scale.pipeline.pictures import Drawing, Pictures
+    from medl_scale.pipeline.pictures import Pictures
     from medl_scale.progress import Progress
     from medl_scale.report.page import Section
     from medl_scale.report.sections.data import DataFacts
@@ -129,10 +129,10 @@ def report(
         fits_section(fits),
         scores_section(scores),
         umaps_section(_umaps(pictures, umaps=umaps, again=again)),
-        confusion_section(_drawn(pictures.confusions, pictures, "confusion")),
+        confusion_section(_drawn(pictures, "confusions")),
         curves_section(fits),
         effects_section(effect_facts(opened)),
-        distances_section(_drawn(pictures.distances, pictures, "distances")),
+        distances_section(_drawn(pictures, "distances")),
         check_section(checked),
         viewer_section(asked),
         words_section(version("medl-scale")),
@@ -179,19 +179,14 @@ def _umaps(pictures: Pictures, *, umaps: bool, again: str) -> Sequence[UmapPictu
     """Return the UMAPs, or why there are none."""
     if not umaps:
         return Missing("The UMAPs were left out when this report was written.", again)
-    return pictures.umaps or _why(pictures, "UMAPs")
+    return pictures.umaps or Missing(pictures.missing["umaps"])
 
 
-def _drawn(drawings: Sequence[Drawing], pictures: Pictures, what: str) -> list[Drawn] | Missing:
+def _drawn(pictures: Pictures, kind: Literal["confusions", "distances"]) -> list[Drawn] | Missing:
     """Return drawings for the page, or why there are none."""
+    drawings = pictures.confusions if kind == "confusions" else pictures.distances
     found = [Drawn(one.title, one.caption, Html(one.svg)) for one in drawings]
-    return found or _why(pictures, what)
-
-
-def _why(pictures: Pictures, what: str) -> Missing:
-    """Return what was said of pictures that could not be drawn."""
-    said = [sentence for sentence in pictures.missing if what in sentence]
-    return Missing(" ".join(said) or f"There are no {what} to be shown.")
+    return found or Missing(pictures.missing[kind])
 
 
 def _check(

@@ -78,7 +78,7 @@ def test_a_confusion_adds_up_folds_and_leaves_unseen_batches_out(run, made):
     assert "1 taken for NA: 10 of 40 cells (25.0 %)" in first.svg
     names = [drawing.name for drawing in pictures.confusions]
     assert names[1:] == ["confusion_X_medl_fe_and_X_medl_re", "confusion_X_medl_me_is_ill"]
-    assert pictures.missing == ()
+    assert pictures.missing == {}
 
 
 def test_distances_are_those_of_the_sketch_where_there_is_one(run, made):
@@ -123,7 +123,7 @@ def test_what_is_missing_is_told_with_what_would_bring_it(made, tmp_path):
     shutil.copytree(made.run, path)
     shutil.rmtree(path / "models" / "re")
     pictures = gather_pictures(Run(path), atlas=tmp_path / "elsewhere.zarr")
-    said = " ".join(pictures.missing)
+    said = " ".join(pictures.missing.values())
     assert "There are no UMAPs." in said
     assert "--atlas" in said
     assert "Make them with `medl-scale evaluate`" in said
@@ -137,5 +137,5 @@ def test_what_is_missing_is_told_with_what_would_bring_it(made, tmp_path):
     # A run that was scored without forests.
     table = scores()
     write_scores(Scores(table.table, (), (), None), path / SCORES_FILE)
-    said = " ".join(gather_pictures(Run(path), atlas=made.atlas, umaps=False).missing)
+    said = " ".join(gather_pictures(Run(path), atlas=made.atlas, umaps=False).missing.values())
     assert "--metrics forest" in said
