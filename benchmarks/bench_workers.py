@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--models", default="me,re", help="the first is the one fit")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument(
-        "--epochs", type=int, default=15, help="of the one fit; a third when folded"
+        "--epochs", type=int, default=40, help="of the one fit; an eighth when folded"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny sizes without goals")
@@ -194,7 +194,7 @@ def main() -> None:
         cluster = folder / "cluster.yaml"
         cluster.write_text("kind: local\nworkers: 1\n")
         figures = overhead(atlas, folder, cluster, options.models, options.epochs, options.rounds)
-        epochs = max(1, options.epochs // 3)
+        epochs = max(1, options.epochs // 8)
         figures.append(
             scaling(
                 atlas,

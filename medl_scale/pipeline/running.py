@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,9 @@ def fit_tasks(ref: AtlasRef, folder: Path, config: RunConfig, workers: Workers) 
 
 def run_fits(tasks: Sequence[Task], workers: Workers, progress: Progress) -> list[Outcome]:
     """Run all fits and show how they stand."""
+    if workers.client is not None:
+        # Workers fit while this process waits: what it draws with afterwards takes a second to load.
+        threading.Thread(target=_load_drawing, daemon=True).start()
     read_until = {task.name: 0 for task in tasks}
     next_epoch = {task.name: 0 for task in tasks}
 
@@ -115,6 +119,12 @@ def run_fits(tasks: Sequence[Task], workers: Workers, progress: Progress) -> lis
         )
         update({o.name: "done" if o.error is None else "failed" for o in outcomes})
     return outcomes
+
+
+def _load_drawing() -> None:
+    """Import what pictures are drawn with."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
 
 
 def _seen_by_all(ref: AtlasRef) -> str:
