@@ -55,6 +55,8 @@ def settings(n_threads: int | None) -> dict[str, Any]:
         "distributed.worker.memory.pause": False,
         # Looks at the stack of whatever runs, a hundred times a second.
         "distributed.worker.profile.enabled": False,
+        # Every scheduler, nanny and worker else wakes fifty times a second to see that it does.
+        "distributed.admin.tick.interval": "500ms",
         "distributed.admin.large-graph-warning-threshold": "1 GB",
     }
 
@@ -70,6 +72,7 @@ def variables(n_threads: int | None) -> dict[str, str]:
         "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
         "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
         "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+        "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
     }
 
 
