@@ -277,8 +277,8 @@ class RunConfig:
     """Key of `obsm` that replaces the encoder of `me`; only its decoder is trained."""
     workers: int | None = None
     """Fits side by side; None: all workers of a cluster, without a cluster one."""
-    workers_per_fit: int | None = None
-    """Workers that share each fit; None: one, but more if there are fewer fits than workers and the
+    workers_per_fit: int | Literal["auto"] = "auto"
+    """Workers that share each fit; `"auto"`: one, but more if there are fewer fits than workers and the
     atlas is large."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -297,8 +297,14 @@ class RunConfig:
             raise ConfigError("fe_rep freezes the encoder of 'me', which is not among the models.")
         if self.workers is not None:
             check_at_least("workers", self.workers, 1)
-        if self.workers_per_fit is not None:
+        if self.workers_per_fit != "auto":
             check_at_least("workers_per_fit", self.workers_per_fit, 1)
+            if self.workers is not None and self.workers_per_fit > self.workers:
+                raise ConfigError(
+                    f"workers_per_fit {self.workers_per_fit} needs as many workers; workers is "
+                    f"{self.workers}. Set --workers to {self.workers_per_fit} or more, or "
+                    "--workers-per-fit to auto."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

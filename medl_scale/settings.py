@@ -122,12 +122,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _converted(value: Any, hint: Any, name: str) -> Any:
-    """Return a TOML value as the type a field asks for, or say what it should be."""
+def _converted(value: Any, hint: Any, name: str, words: tuple[str, ...] = ()) -> Any:
+    """Return a TOML value as the type a field asks for, or as one of `words`, or say what it should be."""
+    if value in words:
+        return value
     origin = typing.get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _converted(value, options[0], name)
+        first, *others = [one for one in typing.get_args(hint) if one is not type(None)]
+        words = tuple(word for other in others for word in typing.get_args(other))
+        return None if value is None else _converted(value, first, name, words)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_converted(item, typing.get_args(hint)[0], name) for item in value)
     if not isinstance(value, bool):
@@ -141,6 +144,6 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         plain = str
     wrong = plain is not None and type(value) is not plain
     if wrong or (origin is tuple and not isinstance(value, list | tuple)):
-        wanted = plain.__name__ if plain else "list"
+        wanted = " or ".join([plain.__name__ if plain else "list", *map(repr, words)])
         raise ConfigError(f"{name} must be of type {wanted}; got {value!r}.")
     return value

@@ -261,6 +261,10 @@ def test_a_file_can_be_the_batch(made, tmp_path):
         ("[fit.train]\nmax_epoch = 3", "Did you mean 'max_epochs'? Settings: max_epochs, "),
         ("[fit.train]\nmax_epochs = 'many'", "train.max_epochs must be of type int; got 'many'."),
         ("[fit]\ntrain = 3", "[train] must be a section of settings; got 3."),
+        (
+            "[fit]\nworkers_per_fit = 'all'",
+            "fit.workers_per_fit must be of type int or 'auto'; got 'all'.",
+        ),
         ("[fit]\nmodels = 'me'", "fit.models must be of type list; got 'me'."),
         (
             "[train]\nmax_epochs = 3",

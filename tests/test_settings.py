@@ -17,6 +17,7 @@ class Inner:
     size: int = 3
     share: float = 0.5
     note: str | None = None
+    n: int | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ def test_nested_values_become_checked_dataclasses():
     built = build(Outer, values, place="outer")
     assert built == Outer("x", "a", (4, 5), is_on=False, inner=Inner(7, 1.0, "n"))
     assert type(built.inner.share) is float
+
+
+def test_a_word_may_stand_in_place_of_a_number():
+    assert build(Inner, {"n": "auto"}, place="inner") == build(Inner, {}, place="inner")
+    assert build(Inner, {"n": 2}, place="inner").n == 2
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -59,6 +65,10 @@ def test_numbers_of_numpy_are_numbers():
         (
             {"name": "x", "inner": {"share": True}},
             r"inner\.share must be of type float; got True\.",
+        ),
+        (
+            {"name": "x", "inner": {"n": "two"}},
+            r"inner\.n must be of type int or 'auto'; got 'two'\.",
         ),
         ({"name": "x", "inner": 3}, r"\[inner\] must be a section of settings; got 3\."),
     ],

@@ -61,10 +61,11 @@ def fit(
         ),
     ] = None,
     workers_per_fit: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Workers that share each fit (1; more if there are fewer fits than workers and the "
-            "atlas is large)."
+            metavar="<int>|auto",
+            help="Workers that share each fit (auto: 1; more if there are fewer fits than workers and "
+            "the atlas is large).",
         ),
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fit this fold only (0).")] = None,
@@ -167,7 +168,7 @@ def fit(
         "folds": _folds(fold, folds),
         "fe_rep": fe_rep,
         "workers": workers,
-        "workers_per_fit": workers_per_fit,
+        "workers_per_fit": _number_or_word(workers_per_fit),
         "model": {
             "preset": preset,
             "preset_data": preset_data,
@@ -260,6 +261,11 @@ def _run_config(file: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
     from medl_scale.settings import build, merge
 
     return build(RunConfig, merge(file, given), place="fit")
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    """Return a number where the text is one; what else it may be, the settings know."""
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
 def _folds(fold: int | None, folds: int | None) -> tuple[int, ...] | None:

@@ -28,7 +28,7 @@ NEVER_SHARED = frozenset({"pca"})
 
 def may_share(config: RunConfig, atlas: Atlas) -> bool:
     """Say whether more workers than fits may be of use."""
-    if config.workers_per_fit is not None:
+    if config.workers_per_fit != "auto":
         return config.workers_per_fit > 1
     return atlas.n_obs >= LARGE_ATLAS and _can_share(config)
 
@@ -57,8 +57,10 @@ def share_fits(
 def _asked(config: RunConfig, n_workers: int) -> int | None:
     """Return how many workers a fit was asked to have, if they are there."""
     asked = config.workers_per_fit
-    if asked is None or asked == 1:
-        return asked
+    if asked == "auto":
+        return None
+    if asked == 1:
+        return 1
     if asked > n_workers:
         raise ConfigError(
             f"workers_per_fit {asked} needs as many workers; there are {n_workers}. Set --workers to "
@@ -88,7 +90,7 @@ def _of(task: Task, config: RunConfig, atlas: Atlas, n_ranks: int) -> int:
             ranks = Ranks(0, tuple(f"worker {rank}" for rank in range(n_ranks)))
             check_ranks(task.payload, atlas.split(task.payload.fold), ranks)
         except ConfigError:
-            if config.workers_per_fit is not None:
+            if config.workers_per_fit != "auto":
                 raise
             n_ranks -= 1
         else:

@@ -57,6 +57,11 @@ def test_what_cannot_be_shared_is_told_before_anything_starts(small, large, tmp_
     with pytest.raises(ConfigError, match=r"workers_per_fit must be at least 1; got 0\."):
         RunConfig(workers_per_fit=0)
     with pytest.raises(
+        ConfigError,
+        match=r"workers_per_fit 5 needs as many workers; workers is 2\. Set --workers to 5",
+    ):
+        RunConfig(workers=2, workers_per_fit=5)
+    with pytest.raises(
         ConfigError, match=r"workers_per_fit 3 needs as many workers; there are 2\. Set --workers"
     ):
         shares(small, tmp_path, 2, workers_per_fit=3)

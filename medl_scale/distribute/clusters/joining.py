@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +42,13 @@ def joined_client(config: ClusterConfig) -> Iterator[Client]:
         # Differences are compared by us, and are errors.
         warnings.simplefilter("ignore", VersionMismatchWarning)
         try:
+            _check_answers(address, config.timeout_s)
             client = Client(address, timeout=config.timeout_s, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
+        except ValueError as error:
+            raise ConfigError(
+                f"{address!r} is no address of a scheduler: {error}. Give one such as tcp://10.0.0.1:8786."
+            ) from error
+        except (OSError, TimeoutError) as error:
             raise ClusterError(
                 f"No scheduler answers at {address} within {config.timeout_s:g} s. See that it runs "
                 "there (`dask scheduler`), that this machine may reach the port, and that both talk "
@@ -65,6 +72,31 @@ def current_client() -> Client | None:
     except ValueError:
         return None
     return client if client.status == "running" else None
+
+
+def _check_answers(address: str, timeout_s: float) -> None:
+    """Raise unless something at an address speaks Dask's protocol.
+
+    A client that is made of an address where nothing does hangs for twice its time-out when Python ends,
+    and Dask itself waits for the first word of a server without limit.
+    """
+    from distributed.comm import connect, get_address_host_port, normalize_address, parse_address
+    from distributed.security import Security
+
+    full = normalize_address(address)
+    if parse_address(full)[0] == "inproc":
+        return
+    get_address_host_port(full, strict=True)
+
+    async def ask() -> None:
+        connection = await connect(
+            full, timeout=timeout_s, **Security().get_connection_args("client")
+        )
+        await connection.close()
+
+    # The caller's thread may have an event loop that runs, as in a notebook.
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(asyncio.run, asyncio.wait_for(ask(), timeout_s)).result()
 
 
 def _address_in(path: Path, config: ClusterConfig) -> str:

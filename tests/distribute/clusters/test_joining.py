@@ -5,6 +5,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import time
 from importlib.metadata import version
 
 import pytest
@@ -24,6 +26,18 @@ from tests.distribute.clusters.running import cluster, wait_until, worker
 from tests.distribute.test_local import work
 
 QUIET = SilentProgress()
+JOIN = """
+import sys
+from medl_scale.distribute.clusters import ClusterConfig, open_workers
+from medl_scale.errors import ClusterError
+from medl_scale.progress import SilentProgress
+config = ClusterConfig(scheduler_address=sys.argv[1], timeout_s=1)
+try:
+    with open_workers(config, progress=SilentProgress()):
+        pass
+except ClusterError as error:
+    print(error)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +209,35 @@ def test_a_scheduler_that_does_not_answer_is_named_in_time():
             open_workers(ClusterConfig(scheduler_address=address, timeout_s=0.5), progress=QUIET),
         ):
             pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1"])
+def test_what_is_no_address_is_told_at_once(address):
+    with (
+        pytest.raises(
+            ConfigError, match=f"'{address}' is no address of a scheduler: .* such as tcp:"
+        ),
+        open_workers(ClusterConfig(scheduler_address=address, timeout_s=20), progress=QUIET),
+    ):
+        pass
+
+
+def test_a_server_that_is_no_scheduler_is_not_waited_for_for_ever():
+    # Connections to it are made by the system, and nobody answers.
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        started = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-c", JOIN, address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert ended.stdout.startswith(f"No scheduler answers at {address} within 1 s. See")
+    assert ended.stderr == ""
+    # A client's own end would take twenty seconds more.
+    assert time.monotonic() - started < 12
 
 
 def test_a_scheduler_without_workers_is_not_waited_for_for_ever(tmp_path):
