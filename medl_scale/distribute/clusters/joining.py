@@ -96,7 +96,14 @@ def _check_answers(address: str, timeout_s: float) -> None:
 
     # The caller's thread may have an event loop that runs, as in a notebook.
     with ThreadPoolExecutor(1) as aside:
-        aside.submit(asyncio.run, asyncio.wait_for(ask(), timeout_s)).result()
+        asked = aside.submit(asyncio.run, asyncio.wait_for(ask(), timeout_s))
+    try:
+        asked.result()
+    except OSError:
+        raise
+    except Exception as error:
+        # Dask takes the first bytes of another protocol for a length, and asks for as much memory.
+        raise ConnectionError("what answers there does not speak Dask's protocol") from error
 
 
 def _address_in(path: Path, config: ClusterConfig) -> str:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import version
 
@@ -222,10 +223,18 @@ def test_what_is_no_address_is_told_at_once(address):
         pass
 
 
-def test_a_server_that_is_no_scheduler_is_not_waited_for_for_ever():
-    # Connections to it are made by the system, and nobody answers.
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"])
+def test_a_server_that_is_no_scheduler_is_not_waited_for_for_ever(greeting):
+    def greet():
+        connection, _ = server.accept()
+        connection.sendall(greeting)
+        connection.recv(1 << 20)
+        time.sleep(2)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()
         ended = subprocess.run(
             [sys.executable, "-c", JOIN, address],
