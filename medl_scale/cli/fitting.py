@@ -188,12 +188,8 @@ def fit(
         },
         "stream": {
             "minibatch_size": minibatch_size,
-            "cache_memory": None if cache_memory is None else as_bytes(cache_memory),
-            "device_cache_memory": (
-                None
-                if device_cache_memory is None
-                else as_bytes(device_cache_memory, "--device-cache-memory")
-            ),
+            "cache_memory": as_bytes(cache_memory, "--cache-memory"),
+            "device_cache_memory": as_bytes(device_cache_memory, "--device-cache-memory"),
         },
     }
     from medl_scale.settings import read_sections, to_toml

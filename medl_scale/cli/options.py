@@ -46,8 +46,10 @@ def as_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def as_bytes(text: str, option: str = "--cache-memory") -> int:
-    """Return bytes from text such as 2GiB or 500MB."""
+def as_bytes(text: str | None, option: str) -> int | None:
+    """Return bytes from text such as 2GiB or 500MB, which an option was given; None if it was not."""
+    if text is None:
+        return None
     factors = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
     lowered = text.strip().lower()
     unit = next((name for name in factors if lowered.endswith(name)), "")

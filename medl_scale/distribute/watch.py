@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from medl_scale.distribute.limits import Limits
 
-__all__ = ["WORKER_DIED", "ClusterWatch", "Place", "accepts_connections"]
+__all__ = ["WORKER_DIED", "ClusterWatch", "Place"]
 
 WORKER_DIED = "its worker process died: killed, or out of memory, or it left the cluster"
 
@@ -143,7 +143,7 @@ class ClusterWatch:
         if (
             is_late
             or self.client.status != "running"
-            or (is_silent and not accepts_connections(self._scheduler, self.limits.ask_s))
+            or (is_silent and not _accepts_connections(self._scheduler, self.limits.ask_s))
         ):
             raise self._scheduler_lost() from error
 
@@ -198,7 +198,7 @@ class ClusterWatch:
         return next(iter(answers.values()), "unreachable")
 
 
-def accepts_connections(address: str, timeout_s: float) -> bool:
+def _accepts_connections(address: str, timeout_s: float) -> bool:
     """Say whether the host of a Dask address takes connections at its port.
 
     The system does so for a process that is busy or stopped, and not for one that ended; a host that

@@ -230,9 +230,7 @@ class HostEffects:
         )
         for layer, sums in _by_layer(own, n_rows, gradients).items():
             for source, target in zip(gradients[layer], sums, strict=True):
-                self._over_rows(
-                    n_rows, _sum_rows, present.cells, present.starts, np.asarray(source), target
-                )
+                self._over_rows(n_rows, _sum_rows, present.cells, present.starts, source, target)
         everyones = _by_layer(total(own), n_rows, gradients)
         return replace(draw, present=present.summed()), everyones
 

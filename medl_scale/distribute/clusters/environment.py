@@ -25,6 +25,19 @@ THREAD_VARIABLES = (
     "NPROC",
 )
 _BACKEND = "KERAS_BACKEND"
+_SETTINGS: dict[str, Any] = {
+    # Deaths are counted by us, for the task that ran and no other.
+    "distributed.scheduler.allowed-failures": 0,
+    # A worker holds one running task: there is nothing to spill, and to pause it is to hang.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    # Looks at the stack of whatever runs, a hundred times a second.
+    "distributed.worker.profile.enabled": False,
+    # Every scheduler, nanny and worker else wakes fifty times a second to see that it does.
+    "distributed.admin.tick.interval": "500ms",
+}
+"""Those that hold for workers however they are started."""
 
 
 def backend_name() -> str:
@@ -47,16 +60,7 @@ def settings(n_threads: int | None) -> dict[str, Any]:
         environ = {**environ, **dict.fromkeys(THREAD_VARIABLES, n_threads)}
     return {
         "distributed.nanny.pre-spawn-environ": {**environ, _BACKEND: backend_name()},
-        # Deaths are counted by us, for the task that ran and no other.
-        "distributed.scheduler.allowed-failures": 0,
-        # A worker holds one running task: there is nothing to spill, and to pause it is to hang.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        # Looks at the stack of whatever runs, a hundred times a second.
-        "distributed.worker.profile.enabled": False,
-        # Every scheduler, nanny and worker else wakes fifty times a second to see that it does.
-        "distributed.admin.tick.interval": "500ms",
+        **_SETTINGS,
         "distributed.admin.large-graph-warning-threshold": "1 GB",
     }
 
@@ -67,13 +71,13 @@ def variables(n_threads: int | None) -> dict[str, str]:
     return {
         **threads,
         _BACKEND: backend_name(),
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-        "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
-        "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
-        "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
-        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-        "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+        **{_variable(name): str(value) for name, value in _SETTINGS.items()},
     }
+
+
+def _variable(setting: str) -> str:
+    """Return the environment variable that Dask reads a setting from."""
+    return f"DASK_{setting.replace('.', '__').replace('-', '_').upper()}"
 
 
 @contextmanager

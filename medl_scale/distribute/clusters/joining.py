@@ -48,7 +48,7 @@ def joined_client(config: ClusterConfig) -> Iterator[Client]:
             raise ConfigError(
                 f"{address!r} is no address of a scheduler: {error}. Give one such as tcp://10.0.0.1:8786."
             ) from error
-        except (OSError, TimeoutError) as error:
+        except OSError as error:
             raise ClusterError(
                 f"No scheduler answers at {address} within {config.timeout_s:g} s. See that it runs "
                 "there (`dask scheduler`), that this machine may reach the port, and that both talk "
